@@ -1,0 +1,1 @@
+"""Errors, configuration, metrics and progress that every other room uses. No torch, no ray."""

@@ -1,0 +1,95 @@
+"""Recipes: a YAML file and ``key=value`` overrides, checked against a dataclass."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from common.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def load_config(schema: type[T], recipe: str | Path | None = None, overrides: Sequence[str] = ()) -> T:
+    """Build ``schema`` from its defaults, then a YAML recipe, then ``key=value`` overrides.
+
+    Every dataclass in the result that has a ``check()`` method is checked, innermost first.
+
+    Raises:
+        ConfigError: for an unreadable recipe, an unknown key (with the nearest known one), a value
+            of the wrong type, or whatever a ``check()`` refuses.
+    """
+    layers = [*_recipe_layer(recipe), *(_override_layer(text) for text in overrides)]
+    merged = OmegaConf.structured(schema)
+    for layer, origin in layers:
+        refuse_unknown_keys(schema, layer, origin)
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except OmegaConfBaseException as error:
+            key = getattr(error, "full_key", None) or "?"
+            raise ConfigError(
+                f"{key}={OmegaConf.select(layer, key)!r} ({origin})",
+                str(error).splitlines()[0],
+                f"give {key} a value of the type that `{schema.__module__}` declares",
+            ) from error
+    config = OmegaConf.to_object(merged)
+    _check(config)
+    return config  # type: ignore[return-value]
+
+
+def save_config(config: Any, path: Path) -> None:
+    """Write a resolved config as YAML that :func:`load_config` reads back unchanged."""
+    OmegaConf.save(OmegaConf.structured(config), path)
+
+
+def refuse_unknown_keys(schema: type, layer: DictConfig, origin: str, prefix: str = "") -> None:
+    """Raise :class:`ConfigError` for the first key in ``layer`` that ``schema`` lacks."""
+    hints = get_type_hints(schema)
+    known = [field.name for field in fields(schema)]  # type: ignore[arg-type]
+    for key in layer:
+        name = f"{prefix}{key}"
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(known)}"
+            raise ConfigError(f"unknown key {name} ({origin})", "a recipe may only set declared keys", hint)
+        value, inner = layer._get_node(key), hints[str(key)]
+        if isinstance(value, DictConfig) and is_dataclass(inner) and isinstance(inner, type):
+            refuse_unknown_keys(inner, value, origin, prefix=f"{name}.")
+
+
+def _recipe_layer(recipe: str | Path | None) -> Iterable[tuple[DictConfig, str]]:
+    if recipe is None:
+        return
+    path = Path(recipe)
+    try:
+        layer = OmegaConf.load(path)
+    except OSError as error:
+        raise ConfigError(f"recipe {path}", f"{error.strerror or error}", "name a YAML file, such as configs/demo.yaml") from error
+    except YAMLError as error:
+        raise ConfigError(f"recipe {path}", f"is not YAML: {error}", "correct the file at that line") from error
+    if not isinstance(layer, DictConfig):
+        raise ConfigError(f"recipe {path}", "a recipe is a mapping of keys to values", "see configs/demo.yaml")
+    yield layer, str(path)
+
+
+def _override_layer(text: str) -> tuple[DictConfig, str]:
+    key, equals, _ = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {text!r}", "an override has the form key=value", "write, say, learner.lr=1e-4")
+    return OmegaConf.from_dotlist([text]), "command line"
+
+
+def _check(config: Any) -> None:
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            _check(value)
+    if hasattr(config, "check"):
+        config.check()

@@ -1,0 +1,1 @@
+"""DE-GRPO as pure functions of tensors (FaVChat v4, Eq. 7–16)."""

@@ -1,0 +1,1 @@
+"""The learner: policy, value critic, gradient statistics from one backward, optimiser."""

@@ -1,0 +1,1 @@
+"""What happened to every sample: events, the append-only log, queries and the report."""

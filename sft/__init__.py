@@ -1,0 +1,1 @@
+"""The three progressive pre-training stages, on TRL's SFTTrainer."""
