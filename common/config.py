@@ -60,7 +60,13 @@ def refuse_unknown_keys(schema: type, layer: DictConfig, origin: str, prefix: st
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(known)}"
             raise ConfigError(f"unknown key {name} ({origin})", "a recipe may only set declared keys", hint)
         value, inner = layer._get_node(key), hints[str(key)]
-        if isinstance(value, DictConfig) and is_dataclass(inner) and isinstance(inner, type):
+        if is_dataclass(inner) and isinstance(inner, type):
+            if not isinstance(value, DictConfig):
+                raise ConfigError(
+                    f"{name}={layer[key]!r} ({origin})",
+                    "it is a section of keys, not a value",
+                    f"set one of its fields, such as {name}.{fields(inner)[0].name}=…",
+                )
             refuse_unknown_keys(inner, value, origin, prefix=f"{name}.")
 
 

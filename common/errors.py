@@ -53,6 +53,10 @@ class CheckpointError(FaVChatError, RuntimeError):
     """A checkpoint that is missing, incomplete or of another shape."""
 
 
+class TrainingError(FaVChatError, ArithmeticError):
+    """Training that left the finite numbers."""
+
+
 class ParityError(FaVChatError, RuntimeError):
     """Sampler and learner do not compute the same distribution."""
 

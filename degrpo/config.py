@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from common.errors import ConfigError
 from corpus.config import CorpusConfig
@@ -10,6 +11,14 @@ from policy.config import PolicyConfig
 from rewards.config import RewardsConfig
 from rollouts.config import RolloutConfig
 from sft.config import SftConfig
+
+
+def _refuse_first(section: str, config: object, ranges: dict[str, tuple[bool, str, Any]]) -> None:
+    """Raise for the first key of ``{key: (whether it holds, rule, vetted value)}`` not held."""
+    for key, (holds, rule, vetted) in ranges.items():
+        if not holds:
+            received = f"{section}.{key}={getattr(config, key)!r}"
+            raise ConfigError(received, rule, f"set {section}.{key}={vetted}")
 
 
 @dataclass(kw_only=True)
@@ -53,7 +62,7 @@ class AlgorithmConfig:
     """Half-width of the clipped ratio (Eq. 14)."""
 
     kl_coefficient: float = 0.01
-    """beta; the KL estimate is subtracted from each response's reward after separability is read."""
+    """beta; the KL estimate leaves each response's reward after separability is read."""
 
     tis_cap: float = 2.0
     """Cap of the truncated importance weight between learner and sampler."""
@@ -61,14 +70,30 @@ class AlgorithmConfig:
     def check(self) -> None:
         if not 0 <= self.remove < self.initial_state < self.keep <= 1:
             raise ConfigError(
-                f"algorithm.remove={self.remove}, initial_state={self.initial_state}, keep={self.keep}",
+                f"algorithm.remove={self.remove}, initial_state={self.initial_state}, "
+                f"keep={self.keep}",
                 "0 <= remove < initial_state < keep <= 1",
                 "the paper's values are .2, .5 and .8",
             )
-        if not 0 <= self.smoothing < 1:
-            raise ConfigError(f"algorithm.smoothing={self.smoothing}", "lambda lies in [0, 1)", "set algorithm.smoothing=0.8")
-        if self.clip <= 0:
-            raise ConfigError(f"algorithm.clip={self.clip}", "the clip range is positive", "set algorithm.clip=0.2")
+        if self.separability_power != 0 and not 0.25 <= self.separability_power <= 4:
+            raise ConfigError(
+                f"algorithm.separability_power={self.separability_power}",
+                "the power mean takes 0 (geometric) or a power in [.25, 4]",
+                "set algorithm.separability_power=1.0",
+            )
+        ranges = {
+            "smoothing": (0 <= self.smoothing < 1, "lambda lies in [0, 1)", 0.8),
+            "threshold_fraction": (0 < self.threshold_fraction <= 1, "it lies in (0, 1]", 0.35),
+            "threshold_window": (self.threshold_window >= 1, "it is at least 1", 1000),
+            "threshold_warmup": (self.threshold_warmup >= 0, "it is not negative", 64),
+            "decay": (0 < self.decay <= 1, "gamma lies in (0, 1]", 1.0),
+            "kappa_max": (0 <= self.kappa_max <= 1, "a share lies in [0, 1]", 0.9),
+            "kappa_warmup": (self.kappa_warmup >= 0, "it is not negative", 64),
+            "clip": (self.clip > 0, "the clip range is positive", 0.2),
+            "kl_coefficient": (self.kl_coefficient >= 0, "beta is not negative", 0.01),
+            "tis_cap": (self.tis_cap >= 1, "the cap is at least 1", 2.0),
+        }
+        _refuse_first("algorithm", self, ranges)
 
 
 @dataclass(kw_only=True)
@@ -80,6 +105,9 @@ class SchedulerConfig:
 
     min_visits: int = 4
     """A sample with fewer visits is never pruned."""
+
+    pruning: str = "cooldown"
+    """What happens to a useless sample: `cooldown` for some rounds, or `remove` for good."""
 
     cooldown_base: int = 2
     """The k-th cooldown lasts base**k rounds, capped."""
@@ -94,7 +122,7 @@ class SchedulerConfig:
     """Chance per round that a cooling sample is given a visit all the same."""
 
     min_pool_batches: int = 4
-    """The active pool never falls under this many batches (unless the corpus is smaller)."""
+    """The active pool never falls under this many batches; a corpus that is no larger keeps one."""
 
     min_pool_fraction: float = 0.1
     """Nor under this share of the corpus."""
@@ -103,12 +131,22 @@ class SchedulerConfig:
     """Alarm when the effective sample size of |A| falls under this share of the batch."""
 
     def check(self) -> None:
-        if not 0 <= self.probe_probability <= 1:
-            raise ConfigError(f"scheduler.probe_probability={self.probe_probability}", "a probability lies in [0, 1]", "set scheduler.probe_probability=0.01")
-        if self.min_visits < 1 or self.cooldown_base < 1:
-            raise ConfigError(
-                f"scheduler.min_visits={self.min_visits}, cooldown_base={self.cooldown_base}", "both are at least 1", "set them to 4 and 2"
-            )
+        probability = 0 <= self.probe_probability <= 1
+        fraction = 0 <= self.min_pool_fraction <= 1
+        effective = 0 <= self.min_effective_fraction <= 1
+        pruning = self.pruning in ("cooldown", "remove")
+        ranges = {
+            "min_visits": (self.min_visits >= 1, "it is at least 1", 4),
+            "pruning": (pruning, "it is `cooldown` or `remove`", "cooldown"),
+            "cooldown_base": (self.cooldown_base >= 1, "it is at least 1", 2),
+            "cooldown_cap_unsolved": (self.cooldown_cap_unsolved >= 1, "it is at least 1", 4),
+            "cooldown_cap_solved": (self.cooldown_cap_solved >= 1, "it is at least 1", 8),
+            "probe_probability": (probability, "a probability lies in [0, 1]", 0.01),
+            "min_pool_batches": (self.min_pool_batches >= 1, "it is at least 1", 4),
+            "min_pool_fraction": (fraction, "a fraction lies in [0, 1]", 0.1),
+            "min_effective_fraction": (effective, "a fraction lies in [0, 1]", 0.3),
+        }
+        _refuse_first("scheduler", self, ranges)
 
 
 @dataclass(kw_only=True)
@@ -134,15 +172,24 @@ class LearnerConfig:
     """Most tokens (padding included) in one forward pass."""
 
     dtype: str = "float32"
-    """The learner's dtype."""
+    """The frozen language model's dtype, `float32` or `bfloat16`; adapters stay float32."""
+
+    prompt_cache_mib: int = 512
+    """Memory for encoded prompts; the vision side is frozen, so that each is encoded once."""
 
     threads: int = 0
     """Torch threads; 0 means every core."""
 
     def check(self) -> None:
-        for key in ("lr", "critic_lr", "max_grad_norm", "lora_rank", "micro_batch_tokens"):
-            if getattr(self, key) <= 0:
-                raise ConfigError(f"learner.{key}={getattr(self, key)}", "it is positive", f"raise learner.{key}")
+        keys = ("lr", "critic_lr", "max_grad_norm", "lora_rank", "lora_alpha", "micro_batch_tokens")
+        positive = {key: (getattr(self, key) > 0, "it is positive", getattr(LearnerConfig, key)) for key in keys}
+        ranges = {
+            **positive,
+            "dtype": (self.dtype in ("float32", "bfloat16"), "it is float32 or bfloat16", "float32"),
+            "prompt_cache_mib": (self.prompt_cache_mib >= 0, "it is not negative", 512),
+            "threads": (self.threads >= 0, "it is not negative", 0),
+        }
+        _refuse_first("learner", self, ranges)
 
 
 @dataclass(kw_only=True)
@@ -152,11 +199,11 @@ class ClusterConfig:
     host: str = "127.0.0.1"
     """Address that the services listen on."""
 
-    port: int = 6399
-    """GCS port."""
+    port: int = 0
+    """GCS port; 0 takes any free one."""
 
-    dashboard_port: int = 8299
-    """Port of the dashboard and of the job server."""
+    dashboard_port: int = 0
+    """Port of the dashboard and of the job server; 0 takes any free one."""
 
     object_store_mib: int = 256
     """Shared memory of the object store."""
@@ -185,7 +232,7 @@ class TrainConfig:
     """B, samples per step."""
 
     init_policy: str = ""
-    """Folder of the policy to start from; empty means the last stage of sft.output_dir."""
+    """Folder of the policy to start from; empty means the last stage of sft.output_dir, `build` a fresh one."""
 
     evaluate: bool = True
     """Greedy answers of the RL pool and the held-out clip before and after, with own and with shuffled clips."""

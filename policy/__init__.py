@@ -1,1 +1,1 @@
-"""The FaVChat model: encoders, prompt-query levels, processor, and the one place that reads video and finds faces."""
+"""The FaVChat model: encoders, prompt-query levels, processor; reading video and finding faces."""

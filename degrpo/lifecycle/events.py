@@ -13,7 +13,7 @@ class EventKind(StrEnum):
     GENERATED = "generated"  # its responses were sampled
     SCORED = "scored"  # its responses have rewards
     TRAINED = "trained"  # its gradient is in the update; carries the statistics
-    DECAYED = "decayed"  # its state rose to `keep`: mastered usefulness, logged even where the weight stays 1
+    DECAYED = "decayed"  # its state rose to `keep`; logged even where the weight stays 1
     COOLED = "cooled"  # its state fell to `remove`: set aside for some rounds
     PROBED = "probed"  # a cooling sample was given a visit by the exploration floor
     REVIVED = "revived"  # back in the active pool
@@ -26,10 +26,13 @@ class Event:
     """A row of the lifecycle log. Fields that an event does not know are None (or empty).
 
     Example:
-        >>> Event(run_id="demo-1", seq=41, step=3, policy_version=3, time=1796.5, sample_id="3f9c2b7a10de44c1",
-        ...       event="trained", reason="", round=0, visits=2, rewards=(0.61, 0.35, 0.70, 0.55), reward_mean=0.5525,
-        ...       separability=0.19, sensitivity=2.3, utility=0.44, threshold=0.12, state=0.68, weight=1.0, value=0.5,
-        ...       advantage_abs_mean=0.11, response_tokens=88, generate_seconds=1.9, learn_seconds=2.4)
+        >>> Event(
+        ...     run_id="demo-1", seq=41, step=3, policy_version=3, time=1796.5,
+        ...     sample_id="3f9c2b7a10de44c1", event="trained", reason="", round=0, visits=2,
+        ...     rewards=(0.61, 0.35, 0.70, 0.55), reward_mean=0.5525, separability=0.19,
+        ...     sensitivity=2.3, utility=0.44, threshold=0.12, state=0.68, weight=1.0, value=0.5,
+        ...     advantage_abs_mean=0.11, response_tokens=88, generate_seconds=1.9,
+        ...     learn_seconds=2.4)
     """
 
     run_id: str
@@ -48,7 +51,7 @@ class Event:
     sensitivity: float | None = None
     utility: float | None = None
     threshold: float | None = None
-    state: float | None = None
+    state: float | None = None  # after this visit
     weight: float | None = None
     value: float | None = None
     advantage_abs_mean: float | None = None

@@ -1,0 +1,206 @@
+"""A Ray cluster of one's own: started on loopback with token authentication, stopped by its process id.
+
+``ray stop`` ends every Ray process of the machine, other people's included; this module ends only
+what it started. The head process is tied to its parent's life by the kernel, so that even a killed
+command line leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from common.errors import MachineError
+from common.progress import bar
+from degrpo.config import ClusterConfig
+
+START_SECONDS = 90
+STOP_SECONDS = 20
+# Ray replaces 127.0.0.1 by the machine's public address unless clusters of several machines are off.
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A running cluster as its clients need it."""
+
+    address: str  # of the job server
+    environment: Mapping[str, str]  # what a client process needs: authentication and loopback
+
+    def submit(self, entrypoint: Sequence[str], *, submission_id: str) -> int:
+        """Run ``ray job submit`` and follow the job's output; return its exit code.
+
+        When interrupted, the job is stopped before the interruption goes on.
+        """
+        command = [_ray(), "job", "submit", "--address", self.address, "--submission-id", submission_id]
+        command += ["--", *entrypoint]
+        # A session of its own: Ctrl-C reaches this process alone, which then stops the job in order.
+        client = subprocess.Popen(command, env=dict(self.environment), start_new_session=True)
+        try:
+            return client.wait()
+        except BaseException:
+            self._stop_job(submission_id)
+            client.terminate()
+            client.wait()
+            raise
+
+    def _stop_job(self, submission_id: str) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                [_ray(), "job", "stop", "--address", self.address, submission_id],
+                env=dict(self.environment),
+                timeout=STOP_SECONDS,
+                capture_output=True,
+                check=False,
+            )
+
+
+@contextlib.contextmanager
+def start_cluster(config: ClusterConfig, *, working_dir: Path) -> Iterator[Cluster]:
+    """Start a head node in ``working_dir`` (where jobs will run), yield it, stop it.
+
+    Raises:
+        MachineError: when a port is taken, memory is short, or Ray does not come up.
+    """
+    require_memory(config.min_memory_gib)
+    port, dashboard_port = _port(config, "port"), _port(config, "dashboard_port")
+    folder = Path(tempfile.mkdtemp(prefix="favchat-ray-"))  # short: unix sockets allow 107 characters
+    environment = _environment(folder, config.host)
+    log = (folder / "start.log").open("w")
+    head = subprocess.Popen(
+        _start_command(config, folder, port, dashboard_port),
+        cwd=working_dir,
+        env=environment,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=_die_with_parent,
+    )
+    try:
+        address = f"http://{config.host}:{dashboard_port}"
+        _wait_until_ready(head, address, environment["RAY_AUTH_TOKEN"], folder / "start.log")
+        yield Cluster(address=address, environment=environment)
+    finally:
+        _stop(head)
+        log.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_memory(gib: float) -> None:
+    """Raise :class:`MachineError` when less than ``gib`` GiB of memory is free."""
+    free = psutil.virtual_memory().available / 2**30
+    if free < gib:
+        raise MachineError(
+            f"{free:.1f} GiB of free memory",
+            f"this run needs cluster.min_memory_gib={gib:g}",
+            "end other programs, use a smaller recipe, or lower cluster.min_memory_gib if you know better",
+        )
+
+
+def _environment(folder: Path, host: str) -> dict[str, str]:
+    token = secrets.token_hex(32)
+    environment = dict(os.environ)
+    environment.pop("RAY_ADDRESS", None)
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    # Warnings that Ray repeats in every process and that a user can do nothing about.
+    environment |= {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    if host in ("127.0.0.1", "localhost"):
+        environment |= LOOPBACK_ONLY
+    # A job's `python` is this one.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    return environment
+
+
+def _start_command(config: ClusterConfig, folder: Path, port: int, dashboard_port: int) -> list[str]:
+    options: dict[str, object] = {
+        "--node-ip-address": config.host,
+        "--port": port,
+        "--dashboard-host": config.host,
+        "--dashboard-port": dashboard_port,
+        "--dashboard-agent-listen-port": _free_port(config.host),
+        "--ray-client-server-port": _free_port(config.host),
+        "--temp-dir": folder,
+        "--object-store-memory": config.object_store_mib * 2**20,
+    }
+    flags = [str(word) for pair in options.items() for word in pair]
+    return [_ray(), "start", "--head", "--block", "--disable-usage-stats", *flags]
+
+
+def _ray() -> str:
+    return str(Path(sys.executable).parent / "ray")
+
+
+def _port(config: ClusterConfig, key: str) -> int:
+    wanted = getattr(config, key)
+    if wanted == 0:
+        return _free_port(config.host)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.host, wanted))
+        except OSError as error:
+            raise MachineError(
+                f"cluster.{key}={wanted}",
+                f"the port cannot be used on {config.host} ({error.strerror})",
+                f"set cluster.{key}=0 to take any free port, or end the program that holds it",
+            ) from error
+    return wanted
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return probe.getsockname()[1]
+
+
+def _die_with_parent() -> None:
+    pr_set_pdeathsig = 1
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _wait_until_ready(head: subprocess.Popen, address: str, token: str, log: Path) -> None:
+    request = urllib.request.Request(f"{address}/api/version", headers={"Authorization": f"Bearer {token}"})
+    with bar("starting Ray", total=START_SECONDS, unit="s") as waiting:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and head.poll() is None:
+            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+                urllib.request.urlopen(request, timeout=5).close()
+                return
+            time.sleep(0.5)
+            waiting.update(0.5)
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+    raise MachineError(
+        f"no answer from Ray at {address} within {START_SECONDS} s",
+        f"its last words were:\n{tail}",
+        "free memory and disk, then try again",
+    )
+
+
+def _stop(head: subprocess.Popen) -> None:
+    """End the head and everything it started, politely first."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
+        head.terminate()  # `ray start --block` ends its services in order
+        _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(alive, timeout=5)
+    head.wait()

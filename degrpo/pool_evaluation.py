@@ -1,0 +1,104 @@
+"""Does it learn, and from the clip? Greedy answers of the RL pool and of the held-out clip.
+
+Four figures before and after RL: the mean reward of the pool, the same with every question asked
+about another source's clip, the mean reward of the held-out clip, and the best constant answer
+(one text for every sample, chosen with hindsight among all gold answers), which a policy that does
+not look cannot beat.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from corpus.schema import Sample
+from rewards.types import RewardBreakdown, RewardRequest
+
+Answer = tuple[str, RewardBreakdown]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolScores:
+    """Mean rewards of greedy answers; None where there is nothing to average.
+
+    Example:
+        >>> PoolScores(pool=0.61, pool_shuffled=0.34, held_out=0.40)
+    """
+
+    pool: float | None
+    pool_shuffled: float | None
+    held_out: float | None
+
+
+def shuffle_clips(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """Each sample with the clip of another, from another recording where there is one.
+
+    The ids are marked, so that logs never confuse a shuffled sample with the real one.
+    """
+    rng = random.Random(seed)
+    shuffled = []
+    for sample in samples:
+        others = [other for other in samples if _recording(other) != _recording(sample)]
+        others = others or [other for other in samples if other.video != sample.video]
+        video = rng.choice(others).video if others else sample.video
+        shuffled.append(replace(sample, sample_id=f"{sample.sample_id}-shuffled", video=video))
+    return shuffled
+
+
+def evaluate_pool(
+    answer: Callable[[str, Sequence[Sample]], list[Answer]],
+    *,
+    phase: str,
+    pool: Sequence[Sample],
+    held_out: Sequence[Sample],
+    seed: int,
+) -> tuple[PoolScores, dict[str, str]]:
+    """Score greedy answers; also return the answers by sample id.
+
+    Args:
+        answer: takes a phase label and samples, returns each one's greedy answer and its reward.
+        phase: ``before`` or ``after``.
+    """
+    own = answer(phase, [*pool, *held_out])
+    shuffled = answer(f"{phase}_shuffled", shuffle_clips(pool, seed))
+    scores = PoolScores(
+        pool=_mean(own[: len(pool)]),
+        pool_shuffled=_mean(shuffled),
+        held_out=_mean(own[len(pool) :]),
+    )
+    texts = {sample.sample_id: text for sample, (text, _) in zip([*pool, *held_out], own, strict=True)}
+    return scores, texts
+
+
+def best_constant(
+    score: Callable[[Sequence[RewardRequest]], Sequence[Sequence[RewardBreakdown]]], pool: Sequence[Sample]
+) -> dict[str, Any]:
+    """The single gold answer that, given to every sample of ``pool``, earns the most on average."""
+    candidates = tuple(dict.fromkeys(sample.answer for sample in pool))
+    scored = score([request_for(sample, candidates) for sample in pool])
+    means = [fmean(breakdowns[i].total or 0.0 for breakdowns in scored) for i in range(len(candidates))]
+    best = max(range(len(candidates)), key=means.__getitem__)
+    return {"text": candidates[best], "reward": means[best]}
+
+
+def request_for(sample: Sample, completions: Sequence[str]) -> RewardRequest:
+    """The reward service's view of a sample and its responses."""
+    return RewardRequest(
+        sample_id=sample.sample_id,
+        prompt=sample.question,
+        completions=tuple(completions),
+        columns=sample.reward_columns(),
+    )
+
+
+def _recording(sample: Sample) -> str:
+    """Several source files can hold one recording."""
+    return sample.extra.get("recording", sample.source)
+
+
+def _mean(answers: Sequence[Answer]) -> float | None:
+    """An answer that could not be scored counts as 0: it earned nothing."""
+    return fmean(breakdown.total or 0.0 for _, breakdown in answers) if answers else None

@@ -1,0 +1,45 @@
+"""The model's own configuration: what is saved with the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, InstructBlipQFormerConfig, PreTrainedConfig
+from transformers.models.auto import CONFIG_MAPPING
+
+
+class FaVChatConfig(PreTrainedConfig):
+    """Architecture of a FaVChat policy.
+
+    Example:
+        >>> model, processor = build_policy(PolicyConfig())
+        >>> model.config.num_queries, model.config.shared_width
+        (8, 192)
+    """
+
+    model_type = "favchat"
+    sub_configs = {"text_config": AutoConfig, "qformer_config": InstructBlipQFormerConfig}  # noqa: RUF012
+
+    text_config: Any = None  # of the language model
+    qformer_config: Any = None  # of both Q-Formers
+    general_encoder: str = "efficientnet_lite0"
+    facial_encoder: str = "mini_xception"
+    shared_width: int = 192  # D
+    num_queries: int = 8  # Q
+    low_level: str = "text_query"
+    middle_level: str = "text_guided"
+    high_level: str = "text"
+    video_token_id: int = 0
+    visual_scale: float = 1.0  # spread of a word embedding, per component
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.text_config is None:
+            self.text_config = CONFIG_MAPPING["llama"]()
+        elif isinstance(self.text_config, dict):
+            kind = self.text_config.get("model_type", "llama")
+            self.text_config = CONFIG_MAPPING[kind](**self.text_config)
+        if self.qformer_config is None:
+            self.qformer_config = InstructBlipQFormerConfig()
+        elif isinstance(self.qformer_config, dict):
+            self.qformer_config = InstructBlipQFormerConfig(**self.qformer_config)
+        super().__post_init__(**kwargs)

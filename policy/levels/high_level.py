@@ -1,0 +1,64 @@
+"""High level: the prompt decides how much each stream counts (FaVChat v4 §2.1)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from policy.levels.tokens import masked_mean
+
+
+class TextGate(nn.Module):
+    """Two text-conditioned weight adapters, one scalar score each, and a softmax over the two."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.general = WeightAdapter(width)
+        self.facial = WeightAdapter(width)
+
+    def forward(
+        self,
+        general: Float[Tensor, "B Q W"],
+        facial: Float[Tensor, "B Q W"],
+        text: Float[Tensor, "B Lt W"],
+        text_mask: Bool[Tensor, "B Lt"],
+    ) -> Float[Tensor, "B 2"]:
+        prompt = masked_mean(text, text_mask)
+        scores = [self.general(general, prompt), self.facial(facial, prompt)]
+        return torch.stack(scores, dim=-1).softmax(dim=-1)
+
+
+class WeightAdapter(nn.Module):
+    """A score for one stream from what it says on average and what the prompt asks."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stream_norm, self.text_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.hidden = nn.Linear(2 * width, width)
+        self.score = nn.Linear(width, 1)
+
+    def forward(
+        self, stream: Float[Tensor, "B Q W"], prompt: Float[Tensor, "B W"]
+    ) -> Float[Tensor, " B"]:
+        both = torch.cat([self.stream_norm(stream.mean(dim=1)), self.text_norm(prompt)], dim=-1)
+        return self.score(nn.functional.gelu(self.hidden(both))).squeeze(-1)
+
+
+class StaticGate(nn.Module):
+    """The ablation: both streams count one half, whatever is asked."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+
+    def forward(
+        self,
+        general: Float[Tensor, "B Q W"],
+        facial: Float[Tensor, "B Q W"],
+        text: Float[Tensor, "B Lt W"],
+        text_mask: Bool[Tensor, "B Lt"],
+    ) -> Float[Tensor, "B 2"]:
+        return general.new_full((general.shape[0], 2), 0.5)
+
+
+HIGH_LEVELS: dict[str, type[TextGate] | type[StaticGate]] = {"text": TextGate, "static": StaticGate}

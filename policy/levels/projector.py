@@ -1,0 +1,41 @@
+"""The last step to the language model: one linear map per stream, weighted sum, its scale."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Projector(nn.Module):
+    """Both streams to the language model's width H, summed with the high level's weights.
+
+    The result is normalised to ``scale``, the spread of the language model's own word embeddings,
+    so that visual rows neither drown nor vanish among words before they are trained.
+    """
+
+    def __init__(self, width: int, hidden_size: int, scale: float) -> None:
+        super().__init__()
+        self.general = nn.Linear(width, hidden_size)
+        self.facial = nn.Linear(width, hidden_size)
+        self.norm = ScaledLayerNorm(hidden_size, scale)
+
+    def forward(
+        self,
+        general: Float[Tensor, "B Q W"],
+        facial: Float[Tensor, "B Q W"],
+        weights: Float[Tensor, "B 2"],
+    ) -> Float[Tensor, "B Q H"]:
+        share = weights[:, :, None, None]
+        return self.norm(share[:, 0] * self.general(general) + share[:, 1] * self.facial(facial))
+
+
+class ScaledLayerNorm(nn.LayerNorm):
+    """A LayerNorm whose gain starts at ``scale``."""
+
+    def __init__(self, width: int, scale: float) -> None:
+        self.scale = scale
+        super().__init__(width)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.constant_(self.weight, self.scale)

@@ -1,0 +1,66 @@
+"""From feature maps to tokens that know their time and place, and masked means over tokens."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+NUM_FREQUENCIES = 16
+GRID_SPAN = 16.0
+"""Rows and columns are measured in sixteenths of the image, so that all grids share one scale."""
+
+
+class VisualTokens(nn.Module):
+    """Feature maps of all frames to one sequence of tokens.
+
+    Per-frame encoders see no time, and convolutions hardly see place: without the position added
+    here, a clip and its reverse would give the same set of tokens. Features are normalised first
+    (encoder outputs differ in scale from stage to stage).
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.projection = nn.Linear(channels, width)
+        self.position = nn.Linear(3 * 2 * NUM_FREQUENCIES, width, bias=False)
+
+    def forward(self, maps: Float[Tensor, "B T C h w"]) -> Float[Tensor, "B T*h*w D"]:
+        _, frames, _, rows, columns = maps.shape
+        tokens = self.projection(self.norm(maps.permute(0, 1, 3, 4, 2)))
+        place = space_time_features(frames, rows, columns).to(tokens)
+        return (tokens + self.position(place)).flatten(1, 3)
+
+
+def space_time_features(frames: int, rows: int, columns: int) -> Float[Tensor, "T h w F"]:
+    """Sines and cosines of the frame index, the row and the column, [T, h, w, 6·frequencies]."""
+    time = _waves(torch.arange(frames, dtype=torch.float32))
+    row = _waves((torch.arange(rows, dtype=torch.float32) + 0.5) / rows * GRID_SPAN)
+    column = _waves((torch.arange(columns, dtype=torch.float32) + 0.5) / columns * GRID_SPAN)
+    shape = (frames, rows, columns, -1)
+    return torch.cat(
+        [
+            time[:, None, None].expand(shape),
+            row[None, :, None].expand(shape),
+            column[None, None].expand(shape),
+        ],
+        dim=-1,
+    )
+
+
+def _waves(positions: Float[Tensor, " n"]) -> Float[Tensor, "n F"]:
+    """Wavelengths from 2π to 2π·100 positions (Vaswani et al. 2017, §3.5, with a shorter base)."""
+    exponents = torch.arange(NUM_FREQUENCIES, dtype=torch.float32) / NUM_FREQUENCIES
+    angles = positions[:, None] * 100.0**-exponents
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def token_mask(frame_mask: Bool[Tensor, "B T"], tokens: Tensor) -> Bool[Tensor, "B T*h*w"]:
+    """True at the tokens [B, T·h·w, D] of real frames."""
+    return frame_mask.repeat_interleave(tokens.shape[1] // frame_mask.shape[1], dim=1)
+
+
+def masked_mean(x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B D"]:
+    """Mean over the tokens where ``mask`` is true; padding never counts."""
+    weights = mask.to(x.dtype).unsqueeze(-1)
+    return (x * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)

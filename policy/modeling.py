@@ -1,0 +1,270 @@
+"""FaVChat as a ``transformers`` model: three prompt-query levels between pixels and answer.
+
+pixels ── general encoder ─────────────────────────► general Q-Former ─┐
+   └───── facial encoder ── low level (words query ─► facial Q-Former ─┤
+                             the facial pyramid)                       ▼
+prompt ── words ──┴──────────────┴─────────────────► weight adapters ─ Σ ─ projector ─ rows [Q, H]
+                                                                              │
+language model ◄── embeddings of the prompt, rows in place of <|video_pad|> ──┘
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from policy.configuration import FaVChatConfig
+from policy.encoders import find_encoder
+from policy.encoders.base import VisionEncoder
+from policy.levels.high_level import HIGH_LEVELS
+from policy.levels.low_level import LOW_LEVELS
+from policy.levels.middle_level import MiddleLevel
+from policy.levels.projector import Projector
+
+PARTS: dict[str, str] = {
+    "general_encoder": "general_encoder",
+    "facial_encoder": "facial_encoder",
+    "low_level": "low_level",
+    "middle_level": "middle_level",
+    "high_level": "high_level",
+    "projector": "projector",
+    "language_model": "language_model",
+}
+"""Parts that training stages switch on and off: name -> attribute of the model."""
+
+VISION_INPUTS = (
+    "query_ids",
+    "query_mask",
+    "general_pixels",
+    "facial_pixels",
+    "general_features",
+    "facial_features",
+    "frame_mask",
+)
+"""The vision part of a batch: what :meth:`FaVChatForConditionalGeneration.visual_prefix` takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisualPrefix:
+    """What the language model sees of a clip, in the light of a prompt."""
+
+    rows: Float[Tensor, "B Q H"]
+    stream_weights: Float[Tensor, "B 2"]  # general, facial; sums to 1
+
+
+@dataclass
+class FaVChatOutput(CausalLMOutputWithPast):
+    """A causal language model's output with the high level's weights (general, facial)."""
+
+    stream_weights: Tensor | None = None
+
+
+class FaVChatForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """The FaVChat policy (FaVChat v4 §2.1).
+
+    ``language_model`` is a plain causal language model of ``transformers``: adapters go on it, and
+    it is what the sampler runs. Everything before it ends in :meth:`visual_prefix`.
+    """
+
+    config_class = FaVChatConfig
+    config: FaVChatConfig
+    main_input_name = "input_ids"
+    base_model_prefix = "language_model"
+    input_modalities = ("video", "text")
+    _supports_sdpa = True
+
+    def __init__(self, config: FaVChatConfig) -> None:
+        super().__init__(config)
+        self.general_encoder: VisionEncoder = find_encoder(config.general_encoder)()
+        self.facial_encoder: VisionEncoder = find_encoder(config.facial_encoder)()
+        text_width = config.qformer_config.hidden_size
+        self.low_level = LOW_LEVELS[config.low_level](
+            text_width, self.facial_encoder.stage_channels, config.shared_width
+        )
+        self.middle_level = MiddleLevel(
+            config.qformer_config,
+            general_channels=self.general_encoder.stage_channels[-1],
+            facial_width=config.shared_width,
+            num_queries=config.num_queries,
+            guided=config.middle_level == "text_guided",
+        )
+        self.high_level = HIGH_LEVELS[config.high_level](text_width)
+        hidden_size = config.text_config.hidden_size
+        self.projector = Projector(text_width, hidden_size, config.visual_scale)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        # Encoders start frozen; a stage that trains one unfreezes its part_parameters.
+        self.general_encoder.requires_grad_(False)
+        self.facial_encoder.requires_grad_(False)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # The language model and the Q-Formers draw their own values; ours use PyTorch's defaults.
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
+    def part_parameters(self, name: str) -> Iterator[nn.Parameter]:
+        """Trainable parameters of one of :data:`PARTS`; the word embeddings stay frozen always."""
+        frozen = {id(table.weight) for table in self._word_embeddings()}
+        for parameter in getattr(self, PARTS[name]).parameters():
+            if id(parameter) not in frozen:
+                yield parameter
+
+    def _word_embeddings(self) -> tuple[nn.Embedding, nn.Embedding]:
+        middle = self.middle_level
+        return (
+            middle.general_qformer.get_input_embeddings(),
+            middle.facial_qformer.get_input_embeddings(),
+        )
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.language_model.set_output_embeddings(new_embeddings)
+
+    def encode_frames(self, encoder: str, pixels: Float[Tensor, "B T C H W"]) -> tuple[Tensor, ...]:
+        """Feature maps [B, T, channels, h, w] of ``general_encoder`` or ``facial_encoder``."""
+        batch = pixels.shape[0]
+        maps = getattr(self, encoder)(pixels.flatten(0, 1))
+        return tuple(stage.unflatten(0, (batch, -1)) for stage in maps)
+
+    def visual_prefix(
+        self,
+        *,
+        query_ids: Int[Tensor, "B Lt"],
+        query_mask: Int[Tensor, "B Lt"],
+        general_pixels: Float[Tensor, "B T C H W"] | None = None,
+        facial_pixels: Float[Tensor, "B T C H W"] | None = None,
+        general_features: Float[Tensor, "B T C h w"] | None = None,
+        facial_features: Sequence[Float[Tensor, "B T C h w"]] | None = None,
+        frame_mask: Bool[Tensor, "B T"] | None = None,
+    ) -> VisualPrefix:
+        """Encode clips in the light of their prompts.
+
+        Each stream takes pixels, or the features of a frozen encoder (policy.features).
+
+        Args:
+            query_ids: the question in the Q-Former's tokens; ``query_mask`` is 0 at padding.
+            frame_mask: False at padded frames; None when there are none.
+        """
+        if general_features is None:
+            general_features = self.encode_frames("general_encoder", _needed(general_pixels))[-1]
+        if facial_features is None:
+            facial_features = self.encode_frames("facial_encoder", _needed(facial_pixels))
+        text_mask = query_mask.bool()
+        if frame_mask is None:
+            frame_mask = text_mask.new_ones(general_features.shape[:2])
+        words = self.middle_level.words(query_ids)
+        facial, facial_mask = self.low_level(words, text_mask, facial_features, frame_mask.bool())
+        general_rows, facial_rows = self.middle_level(
+            query_ids, text_mask, general_features, frame_mask.bool(), facial, facial_mask
+        )
+        weights = self.high_level(general_rows, facial_rows, words, text_mask)
+        rows = self.projector(general_rows, facial_rows, weights)
+        return VisualPrefix(rows=rows, stream_weights=weights)
+
+    def embed_prompt(
+        self, input_ids: Int[Tensor, "B L"], rows: Float[Tensor, "B Q H"] | None
+    ) -> Float[Tensor, "B L H"]:
+        """Word embeddings, with the n-th visual row at the n-th media placeholder of each prompt.
+
+        Raises:
+            ValueError: when a prompt has another number of placeholders than rows.
+        """
+        embeddings = self.get_input_embeddings()(input_ids)
+        visual = input_ids == self.config.video_token_id
+        per_prompt = 0 if rows is None else rows.shape[1]
+        if not bool((visual.sum(dim=1) == per_prompt).all()):
+            raise ValueError(
+                f"prompts with {visual.sum(dim=1).tolist()} media placeholders; each takes"
+                f" {per_prompt} visual rows; pass the clip that the prompt speaks of"
+            )
+        if rows is None:
+            return embeddings
+        return embeddings.masked_scatter(visual.unsqueeze(-1), rows.to(embeddings.dtype))
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B L"] | None = None,
+        attention_mask: Int[Tensor, "B L"] | None = None,
+        labels: Int[Tensor, "B L"] | None = None,
+        *,
+        visual_rows: Float[Tensor, "B Q H"] | None = None,
+        position_ids: Int[Tensor, "B L"] | None = None,
+        inputs_embeds: Float[Tensor, "B L H"] | None = None,
+        **kwargs: Any,
+    ) -> FaVChatOutput:
+        """Logits [B, L, V], and the loss when ``labels`` are given (-100 is left out).
+
+        The clip comes as :data:`VISION_INPUTS` or as ``visual_rows`` encoded before; whatever else
+        is passed goes to the language model.
+        """
+        vision = _take_vision(kwargs)
+        weights = None
+        if inputs_embeds is None:
+            if visual_rows is None and vision:
+                prefix = self.visual_prefix(**vision)
+                visual_rows, weights = prefix.rows, prefix.stream_weights
+            inputs_embeds = self.embed_prompt(_needed(input_ids), visual_rows)
+        if position_ids is None and attention_mask is not None and "past_key_values" not in kwargs:
+            position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        output = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            labels=labels,
+            **kwargs,
+        )
+        return FaVChatOutput(**output, stream_weights=weights)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Int[Tensor, "B L"] | None = None,
+        *,
+        visual_rows: Float[Tensor, "B Q H"] | None = None,
+        **kwargs: Any,
+    ) -> Int[Tensor, "B L+new"]:
+        """Prompts [B, L] (padded on the left) with their continuations, as ``transformers`` does.
+
+        The clip is encoded once; the language model alone does the generating.
+        """
+        vision = _take_vision(kwargs)
+        if visual_rows is None and vision:
+            visual_rows = self.visual_prefix(**vision).rows
+        settings = copy.deepcopy(kwargs.pop("generation_config", None) or self.generation_config)
+        kwargs = settings.update(**kwargs)  # what is no generation setting goes on to the model
+        return self.language_model.generate(
+            input_ids=input_ids,
+            generation_config=settings,
+            inputs_embeds=self.embed_prompt(input_ids, visual_rows),
+            attention_mask=attention_mask,
+            **kwargs,
+        )
+
+
+def _take_vision(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Remove and return the vision inputs that are there."""
+    taken = {name: kwargs.pop(name) for name in VISION_INPUTS if name in kwargs}
+    return {name: value for name, value in taken.items() if value is not None}
+
+
+def _needed(value: Tensor | None) -> Tensor:
+    if value is None:
+        raise ValueError("a batch needs input_ids, and pixels or features of both streams")
+    return value

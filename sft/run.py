@@ -1,0 +1,205 @@
+"""Run the three progressive pre-training stages (FaVChat v4 §2.3), each from the one before."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.errors import CheckpointError, ConfigError
+from corpus.config import CorpusConfig
+from corpus.schema import Sample, Split, load_samples
+from policy.config import PolicyConfig
+from sft.collator import AnswerCollator
+from sft.config import SftConfig, StageConfig
+from sft.data import find_usable, refuse_too_many_skipped, rows, rows_with_swapped_clips
+from sft.folders import (
+    POLICY,
+    check_room,
+    claim,
+    finished_fingerprint,
+    fresh_partial,
+    policy_fingerprint,
+    publish,
+    stage_fingerprint,
+)
+from sft.stages import check_stages, stage_config, trainable
+
+if TYPE_CHECKING:
+    from policy.modeling import FaVChatForConditionalGeneration
+    from policy.processing import FaVChatProcessor
+
+logger = logging.getLogger(__name__)
+
+CLIPS_IN_MEMORY = 64
+"""A few MB each; the rest is read from the feature cache on disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """One stage to train: where from, where to, on what."""
+
+    number: int
+    config: StageConfig
+    folder: Path
+    start: Path | None  # None: a new policy
+    samples: list[Sample]
+    held_out: list[Sample]
+    fingerprint: str
+
+
+def run_stages(
+    sft: SftConfig,
+    policy: PolicyConfig,
+    corpus: CorpusConfig,
+    stages: Sequence[int] = (1, 2, 3),
+) -> Path:
+    """Train the stages that are not finished yet and return the folder of the last one's policy.
+
+    Stage 1 starts from ``policy.build.build_policy``, the others from the folder of the stage
+    before. A finished stage is not repeated unless its recipe, its data or the stage before
+    changed. A stage that was interrupted starts again from its beginning.
+
+    Args:
+        sft: recipe of the stages; results go to ``sft.output_dir/stage-N``.
+        policy: the policy that stage 1 builds.
+        corpus: where the samples are; the corpus must have been built.
+        stages: consecutive stage numbers. When 1 is not among them, the stage before the first
+            must be finished.
+
+    Raises:
+        ConfigError: for stages with a gap, a missing corpus, or a split without samples.
+        CheckpointError: when the stage to start from is missing or damaged.
+        SampleError: when too many of a stage's clips cannot be decoded.
+        TrainingError: when a loss is not finite; its samples are named.
+        MachineError: when the output folder cannot be written or its disk is too full.
+    """
+    numbers = check_stages(stages)
+    samples = load_samples(Path(corpus.path) / "samples.jsonl")
+    output_dir = Path(sft.output_dir)
+    with claim(output_dir):
+        start = _start_fingerprint(output_dir, policy, numbers[0])
+        for number in numbers:
+            plan = _plan(number, sft, samples, output_dir, start)
+            if _is_finished(plan):
+                logger.info("stage %d is finished: %s", number, plan.folder)
+            else:
+                _run_stage(plan, sft, policy, num_stages_left=numbers[-1] - number + 1)
+            start = plan.fingerprint
+    return output_dir / f"stage-{numbers[-1]}"
+
+
+def _start_fingerprint(output_dir: Path, policy: PolicyConfig, first: int) -> str:
+    if first == 1:
+        return policy_fingerprint(policy)
+    before = output_dir / f"stage-{first - 1}"
+    fingerprint = finished_fingerprint(before)
+    if fingerprint is None:
+        raise CheckpointError(
+            f"stages from {first} without {before}",
+            "a stage starts from the one before",
+            f"run the stages from {first - 1} on, or set sft.output_dir to where they are",
+        )
+    return fingerprint
+
+
+def _plan(
+    number: int, sft: SftConfig, corpus: Sequence[Sample], output_dir: Path, start: str
+) -> _Plan:
+    config = stage_config(sft, number)
+    samples = [sample for sample in corpus if sample.split == config.split]
+    held_out = [sample for sample in corpus if sample.split == Split.HELD_OUT]
+    if not samples:
+        raise ConfigError(
+            f"sft.stage_{number}.split={config.split}",
+            f"this corpus has {', '.join(sorted({s.split for s in corpus})) or 'no split'}",
+            "name one of these, or build the corpus with that split",
+        )
+    return _Plan(
+        number=number,
+        config=config,
+        folder=output_dir / f"stage-{number}",
+        start=output_dir / f"stage-{number - 1}" if number > 1 else None,
+        samples=samples,
+        held_out=held_out,
+        fingerprint=stage_fingerprint(
+            config, seed=sft.seed, samples=samples, held_out=held_out, start=start
+        ),
+    )
+
+
+def _is_finished(plan: _Plan) -> bool:
+    finished = finished_fingerprint(plan.folder)
+    if finished is not None and finished != plan.fingerprint:
+        logger.warning(
+            "stage %d in %s was made from another recipe, other data or another start: "
+            "training it again",
+            plan.number,
+            plan.folder,
+        )
+    return finished == plan.fingerprint
+
+
+def _run_stage(plan: _Plan, sft: SftConfig, policy: PolicyConfig, *, num_stages_left: int) -> None:
+    from policy.build import build_policy
+    from policy.checkpoints import load_policy, save_policy
+
+    began = time.monotonic()
+    model, processor = load_policy(plan.start) if plan.start else build_policy(policy)
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    check_room(plan.folder.parent, needed_bytes=(num_stages_left + 1) * size)
+    partial = fresh_partial(plan.folder)
+    metrics = _train(plan, sft, model, processor, partial)
+    save_policy(model, processor, partial / POLICY)
+    metrics["seconds"] = round(time.monotonic() - began, 1)
+    publish(plan.folder, fingerprint=plan.fingerprint, stage=plan.number, metrics=metrics)
+    logger.info("stage %d: %s", plan.number, json.dumps(metrics["train"]))
+
+
+def _train(
+    plan: _Plan,
+    sft: SftConfig,
+    model: FaVChatForConditionalGeneration,
+    processor: FaVChatProcessor,
+    partial: Path,
+) -> dict[str, Any]:
+    """Train ``model`` in place and return the stage's metrics."""
+    from policy.features import FeatureExtractor
+    from sft.trainer import StageTrainer
+
+    with trainable(model, plan.config):
+        # Made once it is clear which encoders are frozen: those run once per clip, ever.
+        read_clip = functools.lru_cache(CLIPS_IN_MEMORY)(FeatureExtractor(model, processor))
+        training = find_usable(plan.samples, read_clip, what=f"stage {plan.number}: reading clips")
+        refuse_too_many_skipped(training, max_fraction=sft.max_skipped_fraction)
+        held_out = find_usable(plan.held_out, read_clip, what="reading held-out clips")
+        trainer = StageTrainer(
+            model,
+            stage=plan.config,
+            rows=rows(training.samples),
+            collator=AnswerCollator([*plan.samples, *plan.held_out], processor, read_clip),
+            tokenizer=processor.tokenizer,
+            seed=sft.seed,
+            folder=partial,
+            tensorboard=sft.tensorboard,
+        )
+        began = time.monotonic()
+        trainer.train()
+        seconds = time.monotonic() - began
+        return {
+            "stage": plan.number,
+            "split": plan.config.split,
+            "samples": len(training.samples),
+            "skipped": {**training.skipped, **held_out.skipped},
+            "steps": trainer.state.global_step,
+            "epoch_losses": trainer.epoch_losses(),
+            "train_seconds": round(seconds, 1),
+            "train": trainer.measure(rows(training.samples)),
+            "train_swapped_clips": trainer.measure(rows_with_swapped_clips(training.samples)),
+            "held_out": trainer.measure(rows(held_out.samples)),
+        }

@@ -1,0 +1,70 @@
+"""The three stages as data, and which parts of the policy each one gives gradients to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from common.errors import ConfigError
+from sft.config import SftConfig, StageConfig
+
+if TYPE_CHECKING:
+    from policy.modeling import FaVChatForConditionalGeneration
+
+
+def stage_config(config: SftConfig, number: int) -> StageConfig:
+    """What the recipe says about stage 1, 2 or 3."""
+    return {1: config.stage_1, 2: config.stage_2, 3: config.stage_3}[number]
+
+
+def check_stages(numbers: Sequence[int]) -> tuple[int, ...]:
+    """The stages to run, in order.
+
+    Raises:
+        ConfigError: for none, for one outside 1 to 3, or for a gap, since every stage starts from
+            the one before.
+    """
+    wanted = tuple(sorted(set(numbers)))
+    if not wanted or wanted[0] < 1 or wanted[-1] > 3 or len(wanted) != wanted[-1] - wanted[0] + 1:
+        raise ConfigError(
+            f"stages={list(numbers)}",
+            "stages are consecutive numbers from 1 to 3",
+            "run, say, stages 1 2 3",
+        )
+    return wanted
+
+
+@contextmanager
+def trainable(model: FaVChatForConditionalGeneration, stage: StageConfig) -> Iterator[None]:
+    """Give gradients to the stage's parts alone while the block runs.
+
+    With ``lora_rank`` the language model learns through adapters on all its linear layers but the
+    output layer; they are merged on leaving, so that what the stage saves is a plain policy.
+    """
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.requires_grad_(False)
+    for part in stage.trainable:
+        if part == "language_model" and stage.lora_rank:
+            continue
+        for parameter in model.part_parameters(part):
+            parameter.requires_grad_(True)
+    adapted = _add_adapters(model, stage.lora_rank) if stage.lora_rank else None
+    try:
+        yield
+    finally:
+        if adapted is not None:
+            model.language_model = adapted.merge_and_unload()
+        for parameter, needed in before:
+            parameter.requires_grad_(needed)
+
+
+def _add_adapters(model: FaVChatForConditionalGeneration, rank: int):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    # Wrapping swaps the linear layers of the language model in place; the policy keeps its own
+    # reference to it, so that nothing around the language model notices.
+    return get_peft_model(model.language_model, config)

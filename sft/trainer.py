@@ -1,0 +1,246 @@
+"""The trainer of one stage: TRL's ``SFTTrainer`` with the loss on answer tokens alone.
+
+What differs from TRL 1.16, and why:
+
+- the loss asks the policy's own forward for the logits of answer positions only. TRL's fused head
+  bypasses that forward, and with it the clip, and without Triton it projects every position onto
+  the vocabulary;
+- parts that get no gradients stay in evaluation mode, so that the running statistics and dropout of
+  a frozen encoder do not come alive (``Trainer`` puts the whole model into training mode at every
+  step);
+- a loss that is not finite stops the stage and names its samples, where ``Trainer`` goes on;
+- nothing leaves the machine: TRL's usage telemetry is off.
+
+Importing this module imports TRL, which takes seconds: import it where a stage is trained.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PrinterCallback, TrainerCallback
+from transformers.integrations import TensorBoardCallback
+from trl import SFTConfig as TrlConfig
+from trl import SFTTrainer
+
+from common.errors import TrainingError
+from common.progress import bar
+from policy.modeling import PARTS
+from sft.config import StageConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from policy.modeling import FaVChatForConditionalGeneration
+    from sft.collator import AnswerCollator
+
+logger = logging.getLogger(__name__)
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerScores:
+    """How well a model predicts the answer tokens of a batch, one entry per answer token."""
+
+    losses: Tensor  # [N] float32, negative log-likelihood in nats
+    correct: Tensor  # [N] bool, whether the token is the most likely one
+    rows: Tensor  # [N] int64, which sample of the batch the token belongs to
+
+
+def score_answers(model: nn.Module, batch: Mapping[str, Tensor]) -> AnswerScores:
+    """Score the tokens that ``labels`` does not ignore, each from the position before it.
+
+    Only positions that predict an answer token of some sample are projected onto the vocabulary.
+    """
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    targets = batch["labels"][:, 1:]
+    positions = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
+    logits = model(**inputs, logits_to_keep=positions).logits.float()
+    targets = targets[:, positions]
+    answered = targets != IGNORED
+    logits, targets = logits[answered], targets[answered]
+    return AnswerScores(
+        losses=F.cross_entropy(logits, targets, reduction="none"),
+        correct=logits.argmax(dim=-1) == targets,
+        rows=answered.nonzero()[:, 0],
+    )
+
+
+class StageTrainer(SFTTrainer):
+    """Trains the parts of a policy that require gradients on one stage's samples.
+
+    Args:
+        model: the policy, with gradients switched on for the stage's parts alone.
+        stage: epochs, batch size and learning rate.
+        rows: what the collator turns into a batch, one mapping per sample.
+        collator: makes batches with ``labels`` and the ``sample_ids`` they came from.
+        tokenizer: the policy's.
+        seed: of the data order and of dropout.
+        folder: existing folder of the stage; TensorBoard curves go to its ``tensorboard``.
+        tensorboard: whether to write them.
+    """
+
+    def __init__(
+        self,
+        model: FaVChatForConditionalGeneration,
+        *,
+        stage: StageConfig,
+        rows: Sequence[Mapping[str, str]],
+        collator: AnswerCollator,
+        tokenizer: PreTrainedTokenizerBase,
+        seed: int,
+        folder: Path,
+        tensorboard: bool,
+    ) -> None:
+        from datasets import Dataset
+
+        self._frozen = _frozen_parts(model)
+        super().__init__(
+            model=model,
+            args=_arguments(stage, seed=seed, folder=folder),
+            data_collator=collator,
+            train_dataset=Dataset.from_list([dict(row) for row in rows]),
+            processing_class=tokenizer,
+            callbacks=[_Progress(), *_tensorboard(folder, tensorboard)],
+        )
+        self.remove_callback(PrinterCallback)
+        # SFTTrainer has just put its fused head over the model's forward, which would outlive it.
+        vars(model).pop("forward", None)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Mean negative log-likelihood of the answer tokens.
+
+        Raises:
+            TrainingError: when it is not finite, naming the samples.
+        """
+        if return_outputs:
+            raise ValueError("StageTrainer returns losses; it keeps no logits to return")
+        sample_ids = inputs.pop("sample_ids")
+        for part in self._frozen:
+            part.eval()
+        scores = score_answers(model, inputs)
+        _refuse_non_finite(scores, sample_ids)
+        count = len(scores.losses) if num_items_in_batch is None else num_items_in_batch
+        self._metrics["train"]["mean_token_accuracy"].append(scores.correct.float().mean().item())
+        return scores.losses.sum() / count
+
+    def epoch_losses(self) -> list[float]:
+        """Mean loss over the steps of each epoch, rounded to 4 places."""
+        losses: dict[int, list[float]] = {}
+        for entry in self.state.log_history:
+            if "loss" in entry:
+                losses.setdefault(math.ceil(entry["epoch"]), []).append(entry["loss"])
+        return [round(sum(values) / len(values), 4) for values in losses.values()]
+
+    def measure(self, rows: Sequence[Mapping[str, str]]) -> dict[str, float] | None:
+        """Loss and accuracy per answer token, without dropout or gradients; None for no rows."""
+        if not rows:
+            return None
+        self.model.eval()
+        total_loss, num_correct, num_tokens = 0.0, 0, 0
+        size = self.args.per_device_train_batch_size
+        for start in range(0, len(rows), size):
+            batch = self._prepare_inputs(self.data_collator(rows[start : start + size]))
+            batch.pop("sample_ids")
+            with torch.no_grad():
+                scores = score_answers(self.model, batch)
+            total_loss += scores.losses.sum().item()
+            num_correct += int(scores.correct.sum())
+            num_tokens += len(scores.losses)
+        return {
+            "loss": round(total_loss / num_tokens, 4),
+            "token_accuracy": round(num_correct / num_tokens, 4),
+        }
+
+    def _send_telemetry(self) -> None:
+        """Nothing is sent."""
+
+
+def _frozen_parts(model: FaVChatForConditionalGeneration) -> list[nn.Module]:
+    modules = [model.get_submodule(attribute) for attribute in PARTS.values()]
+    return [m for m in modules if not any(p.requires_grad for p in m.parameters())]
+
+
+def _refuse_non_finite(scores: AnswerScores, sample_ids: Sequence[str]) -> None:
+    bad = (~scores.losses.isfinite()).nonzero().squeeze(1)
+    if not len(bad):
+        return
+    names = [sample_ids[row] for row in scores.rows[bad].unique().tolist()]
+    raise TrainingError(
+        f"a loss of {scores.losses[bad[0]].item()} on samples {', '.join(names)}",
+        "every answer has a finite loss",
+        "lower the stage's lr, or look at these samples",
+    )
+
+
+def _arguments(stage: StageConfig, *, seed: int, folder: Path) -> TrlConfig:
+    on_gpu = torch.cuda.is_available()
+    return TrlConfig(
+        output_dir=str(folder),
+        num_train_epochs=stage.epochs,
+        per_device_train_batch_size=stage.batch_size,
+        learning_rate=stage.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=stage.warmup_fraction,  # below 1 it is a share of all steps
+        seed=seed,
+        data_seed=seed,
+        use_cpu=not on_gpu,
+        bf16=on_gpu,
+        gradient_checkpointing=False,
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=on_gpu,
+    )
+
+
+def _tensorboard(folder: Path, wanted: bool) -> Iterable[TrainerCallback]:
+    if wanted:
+        from torch.utils.tensorboard import SummaryWriter
+
+        yield TensorBoardCallback(SummaryWriter(str(folder / "tensorboard")))
+
+
+class _Progress(TrainerCallback):
+    """A progress bar with the current loss, and a log line per epoch."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = bar(f"training {Path(args.output_dir).stem}", total=state.max_steps, unit="step")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs:
+            self.bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+            self.bar.update()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        last = state.log_history[-1]
+        logger.info(
+            "%s epoch %.3g: loss %.3f, token accuracy %.2f",
+            Path(args.output_dir).stem,
+            state.epoch,
+            last["loss"],
+            last["mean_token_accuracy"],
+        )
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
