@@ -17,7 +17,6 @@ from degrpo.config import TrainConfig
 from degrpo.launch import train
 
 
-
 def outcome(config: TrainConfig, recipe: str, seed: int) -> dict:
     """Run one seed, unless it is finished, and read its figures."""
     run = Path(config.output_dir, f"{config.name}-seed-{seed}")
@@ -29,18 +28,28 @@ def outcome(config: TrainConfig, recipe: str, seed: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--recipe", default="configs/demo.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     config = load_config(TrainConfig, options.recipe)
     outcomes = {seed: outcome(config, options.recipe, seed) for seed in options.seeds}
-    print("| seed | pool before | pool after | clips shuffled, after | held-out before | held-out after |")
+    print(
+        "| seed | pool before | pool after | shuffled, after | held-out before | held-out after |"
+    )
     print("|---|---|---|---|---|---|")
     rows = []
     for seed, result in outcomes.items():
         before, after = result["before"], result["after"]
-        row = [before["pool"], after["pool"], after["pool_shuffled"], before["held_out"], after["held_out"]]
+        row = [
+            before["pool"],
+            after["pool"],
+            after["pool_shuffled"],
+            before["held_out"],
+            after["held_out"],
+        ]
         rows.append(row)
         print(f"| {seed} | " + " | ".join(f"{value:.3f}" for value in row) + " |")
     columns = list(zip(*rows, strict=True))

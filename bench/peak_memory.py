@@ -35,7 +35,9 @@ def pss(process: psutil.Process) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between samples")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
@@ -49,9 +51,14 @@ def main() -> int:
         if sum(sizes.values()) > peak:
             peak = sum(sizes.values())
             largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
-            breakdown = [(process.name(), size) for process, size in largest if process.is_running()]
+            breakdown = [
+                (process.name(), size) for process, size in largest if process.is_running()
+            ]
         time.sleep(options.interval)
-    print(f"\n{' '.join(command)}: exit {child.returncode}, {(time.monotonic() - start) / 60:.1f} min, peak {peak / 2**30:.2f} GiB")
+    print(
+        f"\n{' '.join(command)}: exit {child.returncode}, "
+        f"{(time.monotonic() - start) / 60:.1f} min, peak {peak / 2**30:.2f} GiB"
+    )
     for name, size in breakdown:
         print(f"  {size / 2**30:6.2f} GiB  {name}")
     return child.returncode

@@ -17,7 +17,9 @@ from common.errors import ConfigError
 T = TypeVar("T")
 
 
-def load_config(schema: type[T], recipe: str | Path | None = None, overrides: Sequence[str] = ()) -> T:
+def load_config(
+    schema: type[T], recipe: str | Path | None = None, overrides: Sequence[str] = ()
+) -> T:
     """Build ``schema`` from its defaults, then a YAML recipe, then ``key=value`` overrides.
 
     Every dataclass in the result that has a ``check()`` method is checked, innermost first.
@@ -54,11 +56,13 @@ def refuse_unknown_keys(schema: type, layer: DictConfig, origin: str, prefix: st
     hints = get_type_hints(schema)
     known = [field.name for field in fields(schema)]  # type: ignore[arg-type]
     for key in layer:
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key!s}"
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(known)}"
-            raise ConfigError(f"unknown key {name} ({origin})", "a recipe may only set declared keys", hint)
+            raise ConfigError(
+                f"unknown key {name} ({origin})", "a recipe may only set declared keys", hint
+            )
         value, inner = layer._get_node(key), hints[str(key)]
         if is_dataclass(inner) and isinstance(inner, type):
             if not isinstance(value, DictConfig):
@@ -77,18 +81,30 @@ def _recipe_layer(recipe: str | Path | None) -> Iterable[tuple[DictConfig, str]]
     try:
         layer = OmegaConf.load(path)
     except OSError as error:
-        raise ConfigError(f"recipe {path}", f"{error.strerror or error}", "name a YAML file, such as configs/demo.yaml") from error
+        raise ConfigError(
+            f"recipe {path}",
+            f"{error.strerror or error}",
+            "name a YAML file, such as configs/demo.yaml",
+        ) from error
     except YAMLError as error:
-        raise ConfigError(f"recipe {path}", f"is not YAML: {error}", "correct the file at that line") from error
+        raise ConfigError(
+            f"recipe {path}", f"is not YAML: {error}", "correct the file at that line"
+        ) from error
     if not isinstance(layer, DictConfig):
-        raise ConfigError(f"recipe {path}", "a recipe is a mapping of keys to values", "see configs/demo.yaml")
+        raise ConfigError(
+            f"recipe {path}", "a recipe is a mapping of keys to values", "see configs/demo.yaml"
+        )
     yield layer, str(path)
 
 
 def _override_layer(text: str) -> tuple[DictConfig, str]:
     key, equals, _ = text.partition("=")
     if not equals or not key:
-        raise ConfigError(f"override {text!r}", "an override has the form key=value", "write, say, learner.lr=1e-4")
+        raise ConfigError(
+            f"override {text!r}",
+            "an override has the form key=value",
+            "write, say, learner.lr=1e-4",
+        )
     return OmegaConf.from_dotlist([text]), "command line"
 
 

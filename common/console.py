@@ -1,4 +1,4 @@
-"""Where commands speak: results to standard output, so that pipes get them; everything else to standard error."""
+"""Where commands speak: results to standard output, everything else to standard error."""
 
 from __future__ import annotations
 

@@ -11,7 +11,9 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
-def progress(items: Iterable[T], what: str, *, total: int | None = None, unit: str = "it") -> Iterator[T]:
+def progress(
+    items: Iterable[T], what: str, *, total: int | None = None, unit: str = "it"
+) -> Iterator[T]:
     """Iterate over ``items`` behind a progress bar labelled ``what`` on standard error.
 
     On a terminal the bar redraws in place; in a log file it prints a line every ten seconds.
@@ -19,7 +21,9 @@ def progress(items: Iterable[T], what: str, *, total: int | None = None, unit: s
     yield from bar(what, items, total=total, unit=unit)
 
 
-def bar(what: str, items: Iterable[T] | None = None, *, total: int | None = None, unit: str = "it") -> tqdm:
+def bar(
+    what: str, items: Iterable[T] | None = None, *, total: int | None = None, unit: str = "it"
+) -> tqdm:
     """A bar to advance by hand (``with bar("fitting", total=9) as b: b.update()``)."""
     interactive = sys.stderr.isatty()
     return tqdm(

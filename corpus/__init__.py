@@ -1,1 +1,1 @@
-"""Samples and where they come from: the schema, the mini corpus of real clips, the rule-based writer."""
+"""Samples and where they come from: schema, mini corpus of real clips, rule-based writer."""

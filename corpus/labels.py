@@ -138,7 +138,7 @@ def _phrases(track: Iterable[Interval], first: int, last: int) -> list[str]:
     """Phrases that hold long enough, in the order in which they first appear."""
     held: dict[str, int] = {}
     for interval in sorted(track, key=lambda interval: interval.first):
-        for phrase in interval.phrases :
+        for phrase in interval.phrases if interval.overlap(first, last) else ():
             held[phrase] = held.get(phrase, 0) + interval.overlap(first, last)
     needed = MIN_SHARE * (last - first + 1)
     return [phrase for phrase, frames in held.items() if frames >= needed]

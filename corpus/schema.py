@@ -38,7 +38,7 @@ class FacialTargets:
     """The three parts of the facial reward (FaVChat v4, Eq. 7). Empty parts are not asked for.
 
     Example:
-        >>> FacialTargets(attributes=("brown hair", "beard"), emotion=("happy",), action=("smiling",))
+        >>> FacialTargets(attributes=("brown hair", "beard"), emotion=("happy",))
     """
 
     attributes: tuple[str, ...] = ()
@@ -79,7 +79,9 @@ class Sample:
         }
 
 
-def content_id(*, video_sha256: str, question: str, answer: str, targets: FacialTargets, split: str) -> str:
+def content_id(
+    *, video_sha256: str, question: str, answer: str, targets: FacialTargets, split: str
+) -> str:
     """Sixteen hex digits that name a sample by its content, not by its place or order."""
     content = json.dumps([video_sha256, question, answer, asdict(targets), split], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -111,12 +113,22 @@ def _read(path: Path) -> Iterator[Sample]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise ConfigError(f"corpus {path}", str(error.strerror), "run `degrpo corpus build` first, or set corpus.path") from error
+        raise ConfigError(
+            f"corpus {path}",
+            str(error.strerror),
+            "run `degrpo corpus build` first, or set corpus.path",
+        ) from error
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            targets = FacialTargets(**{name: tuple(values) for name, values in row.pop("targets").items()})
+            targets = FacialTargets(
+                **{name: tuple(values) for name, values in row.pop("targets").items()}
+            )
             row["video"] = str((path.parent / row["video"]).resolve())
             yield Sample(targets=targets, **row)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ConfigError(f"{path} line {number}: {line[:80]!r}", f"is not a sample ({error})", "rebuild the corpus") from error
+            raise ConfigError(
+                f"{path} line {number}: {line[:80]!r}",
+                f"is not a sample ({error})",
+                "rebuild the corpus",
+            ) from error

@@ -1,1 +1,1 @@
-"""DE-GRPO: the algorithm, the scheduler, the learner, the lifecycle log, the Ray job and the command line."""
+"""DE-GRPO: algorithm, scheduler, learner, lifecycle log, Ray job, command line."""

@@ -22,9 +22,9 @@ from common.errors import FaVChatError, MachineError
 from common.progress import bar
 from corpus.schema import Sample
 from degrpo.config import TrainConfig
-from degrpo.learner.actor import LearnerActor
+from degrpo.learner.actor import start_learner
 from degrpo.run_folder import RunFolder
-from degrpo.scheduler.actor import StepRow, start_scheduler
+from degrpo.scheduler.actor import Proposal, StepRow, start_scheduler
 from degrpo.types import TrainGroup, UpdateResult
 from policy.mixed_prompt import MixedPrompt
 from rewards.service import RewardClient
@@ -41,12 +41,14 @@ class Actors:
     _scheduler: Any
     _policy_version: int = field(default=0)
 
-    def propose(self, step: int) -> list[tuple[str, float]]:
+    def propose(self, step: int) -> list[Proposal]:
         return get(self._scheduler.propose.remote(step), "scheduler")
 
     def commit(self, step: int, rows: Sequence[StepRow]) -> dict[str, float]:
         """Move the states, write the step's events; ``rows`` are of the version before the sync."""
-        return get(self._scheduler.commit_step.remote(step, self._policy_version, rows), "scheduler")
+        return get(
+            self._scheduler.commit_step.remote(step, self._policy_version, rows), "scheduler"
+        )
 
     def scheduler_state(self) -> dict[str, Any]:
         return get(self._scheduler.state_dict.remote(), "scheduler")
@@ -74,15 +76,16 @@ class Actors:
     def save_policy(self, folder: Path) -> None:
         get(self._learner.save_merged.remote(folder), "learner")
 
-    def restore(self, checkpoint: Path | None, scheduler_state: dict[str, Any] | None) -> None:
-        """Put learner and scheduler where ``checkpoint`` was taken; None leaves them at the start."""
-        if checkpoint is not None:
-            get(self._learner.load.remote(checkpoint), "learner")
-            get(self._scheduler.load_state_dict.remote(scheduler_state), "scheduler")
+    def restore(self, checkpoint: Path, scheduler_state: dict[str, Any]) -> None:
+        """Put learner and scheduler where ``checkpoint`` was taken."""
+        get(self._learner.load.remote(checkpoint), "learner")
+        get(self._scheduler.load_state_dict.remote(scheduler_state), "scheduler")
 
 
 @contextlib.contextmanager
-def connect(config: TrainConfig, folder: RunFolder, policy: Path, sample_ids: Sequence[str]) -> Iterator[Actors]:
+def connect(
+    config: TrainConfig, folder: RunFolder, policy: Path, sample_ids: Sequence[str]
+) -> Iterator[Actors]:
     """Start a run's actors on the cluster named by ``RAY_ADDRESS``; end them on the way out.
 
     Args:
@@ -93,13 +96,15 @@ def connect(config: TrainConfig, folder: RunFolder, policy: Path, sample_ids: Se
     with contextlib.ExitStack() as ended:
         ended.callback(ray.shutdown)
         with bar("starting actors", total=4, unit="actor") as started:
-            learner = LearnerActor.options(num_cpus=0).remote(config, policy)
+            learner = start_learner(config, policy)
             scheduler = start_scheduler(config, sample_ids, folder.lifecycle, folder.run_id)
             rewards = ended.enter_context(RewardClient(config.rewards))
             started.update(2)
             arguments = get(learner.sampler_arguments.remote(folder.language_model), "learner")
             started.update()
-            rollouts = ended.enter_context(contextlib.closing(RolloutPool(config.rollouts, arguments)))
+            rollouts = ended.enter_context(
+                contextlib.closing(RolloutPool(config.rollouts, arguments))
+            )
             started.update()
         yield Actors(rollouts=rollouts, rewards=rewards, _learner=learner, _scheduler=scheduler)
 
@@ -121,5 +126,6 @@ def get(reference: Any, who: str) -> Any:
         raise MachineError(
             f"a {who} that died ({str(error).splitlines()[0]})",
             "the run cannot go on without it",
-            "free memory, look at the job's log, and start the run again: it continues from its last checkpoint",
+            "free memory, look at the job's log, and start the run again: "
+            "it continues from its last checkpoint",
         ) from error

@@ -42,7 +42,7 @@ def save_checkpoint(
 
 
 def newest_checkpoint(root: Path) -> Path | None:
-    """The checkpoint with the most steps, or None. Partial ones do not count and are cleared away."""
+    """The checkpoint with the most steps, or None. Partial ones are cleared away."""
     for partial in root.glob(f".{PREFIX}*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
     found = _checkpoints(root)
@@ -59,7 +59,9 @@ def load_state(folder: Path) -> dict[str, Any]:
         return json.loads((folder / STATE_FILE).read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"checkpoint {folder}", f"its {STATE_FILE} cannot be read ({error})", "delete the folder to resume from the one before"
+            f"checkpoint {folder}",
+            f"its {STATE_FILE} cannot be read ({error})",
+            "delete the folder to resume from the one before",
         ) from error
 
 

@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything comes from wheels or from folders
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see degrpo.cluster.SHARED_CORES
     try:
         return options.run(options)
     except FaVChatError as error:
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="degrpo",
-        description="Train FaVChat, a facial-video language model, so that every sample earns its place.",
+        description="Train FaVChat, a facial-video language model; every sample earns its place.",
         epilog="A first run, everything included: degrpo demo",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -49,22 +50,28 @@ def build_parser() -> argparse.ArgumentParser:
         _sft,
         "run the three progressive pre-training stages",
         "Each stage starts from the one before; a finished stage is not repeated.",
-    ).add_argument("--stage", choices=["1", "2", "3", "all"], default="all", help="default: %(default)s")
+    ).add_argument(
+        "--stage", choices=["1", "2", "3", "all"], default="all", help="default: %(default)s"
+    )
     train = _add_recipe_command(
         commands,
         "train",
         _train,
         "train with DE-GRPO on Ray",
-        "Starts a Ray cluster of its own (loopback, token authentication), submits degrpo/run.py to it as a job, "
-        "follows it, and stops the cluster. An unfinished run of the same name continues from its last checkpoint.",
+        "Starts a Ray cluster of its own (loopback, token authentication), submits degrpo/run.py "
+        "to it as a job, follows it, and stops the cluster. An unfinished run of the same name "
+        "continues from its last checkpoint.",
     )
-    train.add_argument("--address", help="job server of a running cluster, such as http://127.0.0.1:8265, instead of one's own")
+    train.add_argument(
+        "--address",
+        help="job server of a running cluster, such as http://127.0.0.1:8265, instead of one's own",
+    )
     _add_recipe_command(
         commands,
         "demo",
         _demo,
         "the whole loop: corpus, three stages, DE-GRPO, report",
-        "What is finished is not repeated, but every demo trains a new run (outputs/demo-1, demo-2, …).",
+        "What is finished is not repeated, but every demo trains a new run (outputs/demo-1, …).",
     )
     _add_chat(commands)
     _add_lifecycle(commands)
@@ -79,8 +86,8 @@ def _add_corpus(commands) -> None:
         "build",
         _corpus_build,
         "cut the mini corpus from the real clips that wheels carry",
-        "Finds faces, cuts segments, rejects stretches without a face (rejected.jsonl says why), writes questions "
-        "and answers from the label file. Finished clips are not cut again.",
+        "Finds faces, cuts segments, rejects stretches without a face (rejected.jsonl says why), "
+        "writes questions and answers from the label file. Finished clips are not cut again.",
     )
 
 
@@ -88,14 +95,19 @@ def _add_chat(commands) -> None:
     chat = commands.add_parser(
         "chat",
         help="ask a trained policy about a clip",
-        description="Answers a question about a clip and shows how much each visual stream weighed (they sum to 1).",
+        description="Answers a question about a clip and shows how much each visual stream weighed "
+        "(the two sum to 1).",
     )
     chat.add_argument("--clip", required=True, type=Path, help="a video file with a face in it")
     chat.add_argument("--question", required=True, help="what to ask, in quotes")
     chat.add_argument(
-        "--policy", type=Path, help="folder of a policy, or of a run (default: the newest finished run under outputs/)"
+        "--policy",
+        type=Path,
+        help="folder of a policy, or of a run (default: the newest finished run under outputs/)",
     )
-    chat.add_argument("--max-new-tokens", type=int, default=64, help="longest answer (default: %(default)s)")
+    chat.add_argument(
+        "--max-new-tokens", type=int, default=64, help="longest answer (default: %(default)s)"
+    )
     chat.set_defaults(run=_chat)
 
 
@@ -103,7 +115,8 @@ def _add_lifecycle(commands) -> None:
     lifecycle = commands.add_parser(
         "lifecycle",
         help="study what happened to every sample of a run",
-        description="Prints counts of events and the log's audit, and writes the report; with --sample, one sample's whole life.",
+        description="Prints counts of events and the log's audit, and writes the report; "
+        "with --sample, one sample's whole life.",
     )
     lifecycle.add_argument("run_folder", type=Path, help="such as outputs/demo-1")
     lifecycle.add_argument("--sample", help="a sample id, or its beginning")
@@ -114,7 +127,9 @@ def _add_recipe_command(
     commands, name: str, run: Callable[[argparse.Namespace], int], summary: str, description: str
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=summary, description=description)
-    command.add_argument("--recipe", default="configs/demo.yaml", help="YAML recipe (default: %(default)s)")
+    command.add_argument(
+        "--recipe", default="configs/demo.yaml", help="YAML recipe (default: %(default)s)"
+    )
     command.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES_HELP)
     command.set_defaults(run=run)
     return command
@@ -146,7 +161,9 @@ def _sft(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from degrpo.launch import train
 
-    return train(_load(options), recipe=options.recipe, overrides=options.overrides, address=options.address)
+    return train(
+        _load(options), recipe=options.recipe, overrides=options.overrides, address=options.address
+    )
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -161,14 +178,25 @@ def _chat(options: argparse.Namespace) -> int:
     from policy.prompts import answer
 
     if not options.question.strip():
-        raise ConfigError("--question ''", "a question has words", "ask, say, --question 'What emotion does this person show?'")
+        raise ConfigError(
+            "--question ''",
+            "a question has words",
+            "ask, say, --question 'What emotion does this person show?'",
+        )
     folder = find_policy(options.policy)
     model, processor = load_policy(folder)
     reply = answer(
-        model, processor, video=options.clip, question=options.question, max_new_tokens=options.max_new_tokens
+        model,
+        processor,
+        video=options.clip,
+        question=options.question,
+        max_new_tokens=options.max_new_tokens,
     )
     general, facial = reply.stream_weights
-    say(f"{reply.text}\n\nstream weights: general {general:.3f}, facial {facial:.3f}   (policy: {folder})")
+    say(
+        f"{reply.text}\n\n"
+        f"stream weights: general {general:.3f}, facial {facial:.3f}   (policy: {folder})"
+    )
     return 0
 
 
@@ -176,7 +204,6 @@ def _lifecycle(options: argparse.Namespace) -> int:
     from degrpo.launch import print_lifecycle
 
     return print_lifecycle(options.run_folder, options.sample)
-
 
 
 def _interrupt(signum: int, frame: object) -> None:

@@ -1,4 +1,4 @@
-"""A Ray cluster of one's own: started on loopback with token authentication, stopped by its process id.
+"""A Ray cluster of one's own: on loopback, with token authentication, stopped by its process id.
 
 ``ray stop`` ends every Ray process of the machine, other people's included; this module ends only
 what it started. The head process is tied to its parent's life by the kernel, so that even a killed
@@ -30,9 +30,20 @@ from common.errors import MachineError
 from common.progress import bar
 from degrpo.config import ClusterConfig
 
+FOLDER_PREFIX = "favchat-ray-"
 START_SECONDS = 90
 STOP_SECONDS = 20
-# Ray replaces 127.0.0.1 by the machine's public address unless clusters of several machines are off.
+# What libraries repeat in every process and a user can do nothing about.
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore::FutureWarning",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+# Learner and sampler take turns on the same cores: a thread that spins while it waits slows both.
+SHARED_CORES = {"OMP_WAIT_POLICY": "PASSIVE"}
+# Ray replaces 127.0.0.1 by the machine's public address unless several machines are ruled out.
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
@@ -48,9 +59,17 @@ class Cluster:
 
         When interrupted, the job is stopped before the interruption goes on.
         """
-        command = [_ray(), "job", "submit", "--address", self.address, "--submission-id", submission_id]
-        command += ["--", *entrypoint]
-        # A session of its own: Ctrl-C reaches this process alone, which then stops the job in order.
+        command = [
+            _ray(),
+            "job",
+            "submit",
+            "--address",
+            self.address,
+            "--submission-id",
+            submission_id,
+        ]
+        command += ["--log-style", "record", "--log-color", "false", "--", *entrypoint]
+        # A session of its own: Ctrl-C reaches this process alone, which then stops the job.
         client = subprocess.Popen(command, env=dict(self.environment), start_new_session=True)
         try:
             return client.wait()
@@ -80,7 +99,9 @@ def start_cluster(config: ClusterConfig, *, working_dir: Path) -> Iterator[Clust
     """
     require_memory(config.min_memory_gib)
     port, dashboard_port = _port(config, "port"), _port(config, "dashboard_port")
-    folder = Path(tempfile.mkdtemp(prefix="favchat-ray-"))  # short: unix sockets allow 107 characters
+    _clear_orphans()
+    # A short path: unix sockets allow 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))
     environment = _environment(folder, config.host)
     log = (folder / "start.log").open("w")
     head = subprocess.Popen(
@@ -109,7 +130,7 @@ def require_memory(gib: float) -> None:
         raise MachineError(
             f"{free:.1f} GiB of free memory",
             f"this run needs cluster.min_memory_gib={gib:g}",
-            "end other programs, use a smaller recipe, or lower cluster.min_memory_gib if you know better",
+            "end other programs, use a smaller recipe, or lower cluster.min_memory_gib",
         )
 
 
@@ -118,8 +139,7 @@ def _environment(folder: Path, host: str) -> dict[str, str]:
     environment = dict(os.environ)
     environment.pop("RAY_ADDRESS", None)
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-    # Warnings that Ray repeats in every process and that a user can do nothing about.
-    environment |= {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment |= QUIET | SHARED_CORES
     if host in ("127.0.0.1", "localhost"):
         environment |= LOOPBACK_ONLY
     # A job's `python` is this one.
@@ -127,7 +147,9 @@ def _environment(folder: Path, host: str) -> dict[str, str]:
     return environment
 
 
-def _start_command(config: ClusterConfig, folder: Path, port: int, dashboard_port: int) -> list[str]:
+def _start_command(
+    config: ClusterConfig, folder: Path, port: int, dashboard_port: int
+) -> list[str]:
     options: dict[str, object] = {
         "--node-ip-address": config.host,
         "--port": port,
@@ -176,7 +198,9 @@ def _die_with_parent() -> None:
 
 
 def _wait_until_ready(head: subprocess.Popen, address: str, token: str, log: Path) -> None:
-    request = urllib.request.Request(f"{address}/api/version", headers={"Authorization": f"Bearer {token}"})
+    request = urllib.request.Request(
+        f"{address}/api/version", headers={"Authorization": f"Bearer {token}"}
+    )
     with bar("starting Ray", total=START_SECONDS, unit="s") as waiting:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and head.poll() is None:
@@ -191,6 +215,14 @@ def _wait_until_ready(head: subprocess.Popen, address: str, token: str, log: Pat
         f"its last words were:\n{tail}",
         "free memory and disk, then try again",
     )
+
+
+def _clear_orphans() -> None:
+    """Remove the session folders of processes that were killed before they could."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
+        owner = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stop(head: subprocess.Popen) -> None:

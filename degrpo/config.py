@@ -1,4 +1,4 @@
-"""The recipe of a training run: every room's config in one schema. Imports neither torch nor ray."""
+"""The recipe of a training run: every room's config in one schema. No torch, no ray."""
 
 from __future__ import annotations
 
@@ -182,10 +182,17 @@ class LearnerConfig:
 
     def check(self) -> None:
         keys = ("lr", "critic_lr", "max_grad_norm", "lora_rank", "lora_alpha", "micro_batch_tokens")
-        positive = {key: (getattr(self, key) > 0, "it is positive", getattr(LearnerConfig, key)) for key in keys}
+        positive = {
+            key: (getattr(self, key) > 0, "it is positive", getattr(LearnerConfig, key))
+            for key in keys
+        }
         ranges = {
             **positive,
-            "dtype": (self.dtype in ("float32", "bfloat16"), "it is float32 or bfloat16", "float32"),
+            "dtype": (
+                self.dtype in ("float32", "bfloat16"),
+                "it is float32 or bfloat16",
+                "float32",
+            ),
             "prompt_cache_mib": (self.prompt_cache_mib >= 0, "it is not negative", 512),
             "threads": (self.threads >= 0, "it is not negative", 0),
         }
@@ -232,10 +239,10 @@ class TrainConfig:
     """B, samples per step."""
 
     init_policy: str = ""
-    """Folder of the policy to start from; empty means the last stage of sft.output_dir, `build` a fresh one."""
+    """Policy folder to start from; empty: the last stage in sft.output_dir; `build`: a new one."""
 
     evaluate: bool = True
-    """Greedy answers of the RL pool and the held-out clip before and after, with own and with shuffled clips."""
+    """Greedy answers before and after: RL pool, the same with shuffled clips, held-out clip."""
 
     checkpoint_every: int = 8
     """Steps between checkpoints; the last step is always saved."""
@@ -264,4 +271,8 @@ class TrainConfig:
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key}={getattr(self, key)}", "it is at least 1", f"raise {key}")
         if not 0 <= self.max_failed_fraction <= 1:
-            raise ConfigError(f"max_failed_fraction={self.max_failed_fraction}", "a fraction lies in [0, 1]", "set max_failed_fraction=0.5")
+            raise ConfigError(
+                f"max_failed_fraction={self.max_failed_fraction}",
+                "a fraction lies in [0, 1]",
+                "set max_failed_fraction=0.5",
+            )

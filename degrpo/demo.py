@@ -36,7 +36,9 @@ def demo(config: TrainConfig, *, recipe: str, overrides: Sequence[str]) -> int:
     with _timed(seconds, "DE-GRPO"):
         name = next_run_name(Path(config.output_dir), config.name)
         say(f"3/3  DE-GRPO on Ray: {Path(config.output_dir, name)}")
-        code = train(replace(config, name=name), recipe=recipe, overrides=[*overrides, f"name={name}"])
+        code = train(
+            replace(config, name=name), recipe=recipe, overrides=[*overrides, f"name={name}"]
+        )
     if code == 0:
         say(summary(Path(config.output_dir, name), config, seconds))
     return code
@@ -44,14 +46,18 @@ def demo(config: TrainConfig, *, recipe: str, overrides: Sequence[str]) -> int:
 
 def next_run_name(outputs: Path, name: str) -> str:
     """``name-N``: the unfinished run with the largest N if it was cut off, else a new one."""
-    numbers = [int(path.name.rpartition("-")[2]) for path in outputs.glob(f"{name}-*") if path.name.rpartition("-")[2].isdigit()]
+    numbers = [
+        int(path.name.rpartition("-")[2])
+        for path in outputs.glob(f"{name}-*")
+        if path.name.rpartition("-")[2].isdigit()
+    ]
     last = max(numbers, default=0)
     unfinished = last > 0 and not (outputs / f"{name}-{last}" / "finished.json").exists()
     return f"{name}-{last if unfinished else last + 1}"
 
 
 def summary(run: Path, config: TrainConfig, seconds: dict[str, float]) -> str:
-    """What a user wants to see at the end: an answer before and after, the curve, where things lie."""
+    """What to see at the end: an answer before and after, the curve, where things lie."""
     evaluation = json.loads((run / "evaluation.json").read_text())
     lines = ["", "─" * 78]
     held_out = load_samples(Path(config.corpus.path, "samples.jsonl"), [Split.HELD_OUT])
@@ -63,23 +69,37 @@ def summary(run: Path, config: TrainConfig, seconds: dict[str, float]) -> str:
         "pool_shuffled": "RL pool, clips shuffled",
         "held_out": "held-out clip",
     }.items():
-        lines.append(f"  {label:<36} {_figure(evaluation['before'][key])}  {_figure(evaluation['after'][key])}")
+        lines.append(
+            f"  {label:<36} "
+            f"{_figure(evaluation['before'][key])}  {_figure(evaluation['after'][key])}"
+        )
     constant = evaluation["best_constant"]
-    lines.append(f"  {'best constant answer':<36} {constant['reward']:7.3f}  (“{constant['text']}”)")
-    lines += ["", "reward of sampled responses, from first step to last:", "  " + reward_curve(run), ""]
+    lines.append(
+        f"  {'best constant answer':<36} {constant['reward']:7.3f}  (“{constant['text']}”)"
+    )
+    lines += [
+        "",
+        "reward of sampled responses, from first step to last:",
+        "  " + reward_curve(run),
+        "",
+    ]
     lines += [f"{phase:<8} {duration / 60:5.1f} min" for phase, duration in seconds.items()]
     lines += [
         "",
         f"lifecycle log   {run / 'lifecycle'}/*.parquet   (degrpo lifecycle {run})",
         f"report          {run / 'lifecycle.html'}",
-        f"checkpoint      {run / 'policy'}   (degrpo chat --policy {run} --clip FILE --question TEXT)",
+        f"checkpoint      {run / 'policy'}   (degrpo chat --policy {run} …)",
     ]
     return "\n".join(lines)
 
 
 def reward_curve(run: Path) -> str:
     """The mean reward of sampled responses, averaged over equal stretches of the run."""
-    rewards = [row["reward/total/mean"] for row in read_metrics(run) if row.get("reward/total/mean") is not None]
+    rewards = [
+        row["reward/total/mean"]
+        for row in read_metrics(run)
+        if row.get("reward/total/mean") is not None
+    ]
     size = max(1, -(-len(rewards) // CURVE_WIDTH))
     return "  ".join(f"{fmean(rewards[i : i + size]):.3f}" for i in range(0, len(rewards), size))
 

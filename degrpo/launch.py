@@ -16,7 +16,9 @@ from degrpo.config import TrainConfig
 RUN_SCRIPT = Path(__file__).with_name("run.py")
 
 
-def train(config: TrainConfig, *, recipe: str, overrides: Sequence[str], address: str | None = None) -> int:
+def train(
+    config: TrainConfig, *, recipe: str, overrides: Sequence[str], address: str | None = None
+) -> int:
     """Submit ``degrpo/run.py`` with ``ray job submit``; return the job's exit code.
 
     Without ``address`` a cluster is started for the job and stopped after it.
@@ -27,7 +29,17 @@ def train(config: TrainConfig, *, recipe: str, overrides: Sequence[str], address
     submission_id = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     if address is not None:
         ray = str(Path(sys.executable).parent / "ray")
-        command = [ray, "job", "submit", "--address", address, "--submission-id", submission_id, "--", *entrypoint]
+        command = [
+            ray,
+            "job",
+            "submit",
+            "--address",
+            address,
+            "--submission-id",
+            submission_id,
+            "--",
+            *entrypoint,
+        ]
         return subprocess.run(command, check=False).returncode
     with start_cluster(config.cluster, working_dir=Path.cwd()) as cluster:
         return cluster.submit(entrypoint, submission_id=submission_id)
@@ -64,15 +76,25 @@ def print_lifecycle(run_folder: Path, sample: str | None) -> int:
     if sample is not None:
         history = queries.sample_history(folder.path, sample)
         if not history:
-            raise ConfigError(f"--sample {sample}", f"no event of {folder.path} has such an id", "take an id from the report's table")
+            raise ConfigError(
+                f"--sample {sample}",
+                f"no event of {folder.path} has such an id",
+                "take an id from the report's table",
+            )
         for event in history:
             state = "" if event["state"] is None else f"state {event['state']:.2f}"
-            say(f"step {event['step']:>4}  {event['event']:<10} {state:<11} {event['reason'] or event['detail']}")
+            say(
+                f"step {event['step']:>4}  {event['event']:<10} {state:<11} "
+                f"{event['reason'] or event['detail']}"
+            )
         return 0
     for kind, count in queries.event_counts(folder.path).items():
         say(f"{kind:<10} {count:>6}")
     problems = queries.audit(folder.path)
-    say("audit: " + ("; ".join(problems) if problems else "complete: seq has no gap, every visit has its end"))
+    say(
+        "audit: "
+        + ("; ".join(problems) if problems else "complete: seq has no gap, every visit has its end")
+    )
     say(f"report: {write_report(folder.path)}")
     return 1 if problems else 0
 

@@ -93,8 +93,8 @@ class Loop:
         with self._timed("propose"):
             proposals = self.actors.propose(step)
         return [
-            Visit(sample=self.samples[sample_id], weight=weight, visits=step)
-            for sample_id, weight in proposals
+            Visit(sample=self.samples[sample_id], weight=weight, visits=visits)
+            for sample_id, weight, visits in proposals
         ]
 
     def encode(self, visits: Sequence[Visit]) -> None:
@@ -126,7 +126,9 @@ class Loop:
 
     def score(self, visits: Sequence[Visit]) -> None:
         alive = _alive(visits)
-        requests = [request_for(visit.sample, [r.text for r in _responses(visit)]) for visit in alive]
+        requests = [
+            request_for(visit.sample, [r.text for r in _responses(visit)]) for visit in alive
+        ]
         with self._timed("score"):
             scored = self.actors.rewards.score(requests)
         for visit, scores in zip(alive, scored, strict=True):
@@ -150,7 +152,9 @@ class Loop:
     def refuse_broken_step(self, step: int, visits: Sequence[Visit]) -> None:
         failed = [visit for visit in visits if visit.failure]
         if len(failed) > self.config.max_failed_fraction * len(visits):
-            reasons = "; ".join(f"{visit.sample.sample_id}: {visit.failure.splitlines()[0]}" for visit in failed)
+            reasons = "; ".join(
+                f"{visit.sample.sample_id}: {visit.failure.splitlines()[0]}" for visit in failed
+            )
             raise MachineError(
                 f"{len(failed)} failed samples of {len(visits)} in step {step}",
                 f"at most max_failed_fraction={self.config.max_failed_fraction:g} may fail",
@@ -171,7 +175,9 @@ class Loop:
             return None
         groups = self.actors.rollouts.probe(prompts)
         by_id = {prompt.sample_id: prompt for prompt in prompts}
-        probed = [(by_id[group.sample_id], response) for group in groups for response in group.responses]
+        probed = [
+            (by_id[group.sample_id], response) for group in groups for response in group.responses
+        ]
         learner, version = self.actors.log_probs(
             [prompt for prompt, _ in probed], [response.token_ids for _, response in probed]
         )
@@ -194,11 +200,15 @@ class Loop:
         return self.actors.commit(step, [_step_row(visit) for visit in visits])
 
     def greedy_answers(self, step: int, phase: str, samples: Sequence[Sample]) -> list[Answer]:
-        """Each sample's greedy answer and its reward, also written to the rollout log as ``phase``."""
+        """Each sample's greedy answer and its reward, also in the rollout log as ``phase``."""
         visits = [Visit(sample=sample, weight=1.0, visits=0) for sample in samples]
         self.encode(visits)
         alive = _alive(visits)
-        requests = [RolloutRequest(prompt=visit.prompt, greedy=True) for visit in alive if visit.prompt is not None]
+        requests = [
+            RolloutRequest(prompt=visit.prompt, greedy=True)
+            for visit in alive
+            if visit.prompt is not None
+        ]
         for visit, group in zip(alive, self.actors.rollouts.generate(requests), strict=True):
             visit.group, visit.failure = group, group.error or ""
         self.score(visits)
@@ -208,12 +218,20 @@ class Loop:
                 self._log_rollouts(step, phase, visit.sample, visit.group, visit.scores)
         self.rollout_log.commit(step)
         return [
-            (_responses(visit)[0].text if _responses(visit) else "", visit.scores[0] if visit.scores else unanswered)
+            (
+                _responses(visit)[0].text if _responses(visit) else "",
+                visit.scores[0] if visit.scores else unanswered,
+            )
             for visit in visits
         ]
 
     def _log_rollouts(
-        self, step: int, phase: str, sample: Sample, group: RolloutGroup, scores: Sequence[RewardBreakdown]
+        self,
+        step: int,
+        phase: str,
+        sample: Sample,
+        group: RolloutGroup,
+        scores: Sequence[RewardBreakdown],
     ) -> None:
         for index, (response, score) in enumerate(zip(group.responses, scores, strict=True)):
             self.rollout_log.append(

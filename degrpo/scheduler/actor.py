@@ -2,7 +2,7 @@
 
 ::
 
-    propose(t) --> [(sample, weight)]      ... generate, score, train ...      commit_step(t, rows)
+    propose(t) --> [Proposal]              ... generate, score, train ...      commit_step(t, rows)
         |                                                                            |
         +-- transitions kept (revived, probed)          statistics move the states --+
                                                         all events of t in one part of the log
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.errors import CheckpointError, ConfigError
 from degrpo.config import TrainConfig
@@ -28,6 +28,18 @@ from degrpo.scheduler.registry import build_scheduler
 from degrpo.types import SampleStatistics
 
 logger = logging.getLogger(__name__)
+
+
+class Proposal(NamedTuple):
+    """A sample that the step visits.
+
+    Example:
+        >>> Proposal(sample_id="3f9c2b7a10de44c1", weight=1.0, visits=4)
+    """
+
+    sample_id: str
+    weight: float  # delta(x), from the state before this visit
+    visits: int  # before this one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +97,8 @@ class SchedulerHost:
         self._seq = 0  # events of the steps committed so far
         self._open: _OpenStep | None = None
 
-    def propose(self, step: int) -> list[tuple[str, float]]:
-        """The step's samples with their weights. Asked again for the same step, it answers alike.
+    def propose(self, step: int) -> list[Proposal]:
+        """The step's samples. Asked again for the same step, it answers alike.
 
         Raises:
             ConfigError: when another step is still open.
@@ -106,7 +118,10 @@ class SchedulerHost:
                 "one step is open at a time",
                 f"commit step {self._open.step} first",
             )
-        return list(self._open.weights.items())
+        return [
+            Proposal(name, weight, self._open.standing[name]["visits"])
+            for name, weight in self._open.weights.items()
+        ]
 
     def commit_step(
         self, step: int, policy_version: int, rows: Sequence[StepRow]

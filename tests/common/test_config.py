@@ -59,7 +59,10 @@ def test_a_wrong_override_is_named(override, words):
         assert word in str(refusal.value)
 
 
-@pytest.mark.parametrize(("content", "word"), [("a: [", "YAML"), ("- 1\n", "mapping"), ("inner:\n  zzz: 1\n", "inner.zzz")])
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [("a: [", "YAML"), ("- 1\n", "mapping"), ("inner:\n  zzz: 1\n", "inner.zzz")],
+)
 def test_a_wrong_recipe_is_named(tmp_path, content, word):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(content)
@@ -74,5 +77,9 @@ def test_a_missing_recipe_is_named(tmp_path):
 
 def test_errors_cross_process_boundaries_whole():
     error = pickle.loads(pickle.dumps(VideoError("clip.mp4", "a video has frames", "give another")))
-    assert (error.received, error.rule, error.fix) == ("clip.mp4", "a video has frames", "give another")
+    assert (error.received, error.rule, error.fix) == (
+        "clip.mp4",
+        "a video has frames",
+        "give another",
+    )
     assert isinstance(error, ValueError)

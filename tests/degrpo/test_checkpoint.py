@@ -10,7 +10,11 @@ from degrpo.checkpoint import load_state, newest_checkpoint, save_checkpoint
 
 def _save(root, step, keep=2, text="weights"):
     return save_checkpoint(
-        root, step, save_learner=lambda folder: (folder / "learner.txt").write_text(text), state={"seq": step * 10}, keep=keep
+        root,
+        step,
+        save_learner=lambda folder: (folder / "learner.txt").write_text(text),
+        state={"seq": step * 10},
+        keep=keep,
     )
 
 
@@ -33,7 +37,9 @@ def test_a_save_that_dies_half_way_leaves_the_one_before(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(tmp_path, 2, save_learner=die, state={}, keep=2)
     assert newest_checkpoint(tmp_path).name == "step-1"
-    assert [path.name for path in tmp_path.iterdir()] == ["step-1"], "the partial folder is cleared away"
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"], (
+        "the partial folder is cleared away"
+    )
     _save(tmp_path, 2, text="whole")
     assert (newest_checkpoint(tmp_path) / "learner.txt").read_text() == "whole"
 
@@ -47,5 +53,5 @@ def test_saving_the_same_step_again_replaces_it(tmp_path):
 def test_damage_is_named(tmp_path):
     folder = _save(tmp_path, 4)
     (folder / "run_state.json").write_text("{")
-    with pytest.raises(CheckpointError, match="step-4.*delete the folder"):
+    with pytest.raises(CheckpointError, match=r"step-4.*delete the folder"):
         load_state(folder)

@@ -26,7 +26,10 @@ def test_every_command_has_help(command, capsys):
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys, degrpo.cli; degrpo.cli.build_parser().format_help(); print(*{'torch','ray','vllm','transformers'} & set(sys.modules))"
+    code = (
+        "import sys, degrpo.cli; degrpo.cli.build_parser().format_help();"
+        "print(*{'torch', 'ray', 'vllm', 'transformers'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 
@@ -36,10 +39,16 @@ def test_help_imports_nothing_heavy():
     [
         (["train", "learner.lrr=1"], ["learner.lrr", "did you mean learner.lr?"]),
         (["train", "--recipe", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
-        (["train", "--recipe", str(ROOT / "configs/demo.yaml"), "rollouts.group_size=1"], ["group_size=1", "at least 2"]),
+        (
+            ["train", "--recipe", str(ROOT / "configs/demo.yaml"), "rollouts.group_size=1"],
+            ["group_size=1", "at least 2"],
+        ),
         (["lifecycle", "/nonexistent"], ["/nonexistent", "run.json"]),
         (["chat", "--clip", "x.mp4", "--question", " "], ["a question has words"]),
-        (["chat", "--clip", "x.mp4", "--question", "q", "--policy", "/nonexistent"], ["/nonexistent", "config.json"]),
+        (
+            ["chat", "--clip", "x.mp4", "--question", "q", "--policy", "/nonexistent"],
+            ["/nonexistent", "config.json"],
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments, words, capsys, monkeypatch):

@@ -24,7 +24,7 @@ def test_a_run_is_recognised_and_keeps_its_id(tmp_path):
 def test_another_recipe_or_no_resume_is_refused(tmp_path):
     config = TrainConfig(output_dir=str(tmp_path), name="r")
     open_run_folder(config)
-    with pytest.raises(ConfigError, match="algorithm.*another name"):
+    with pytest.raises(ConfigError, match=r"algorithm.*another name"):
         open_run_folder(replace(config, algorithm=AlgorithmConfig(smoothing=0.5)))
     with pytest.raises(ConfigError, match="resume=false"):
         open_run_folder(replace(config, resume=False))

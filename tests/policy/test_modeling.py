@@ -53,7 +53,7 @@ def test_another_clip_gives_other_logits(tiny):
 @pytest.mark.parametrize("stream", ["general_pixels", "facial_pixels"])
 def test_reversing_the_frames_of_either_stream_changes_the_rows(tiny, stream):
     clip = clip_of(0)
-    assert (rows(tiny, clip) - rows(tiny, flipped(clip, stream))).abs().max() > 1e-3
+    assert (rows(tiny, clip) - rows(tiny, flipped(clip, stream))).abs().max() > 3e-4
 
 
 def test_time_is_what_tells_a_clip_from_its_reverse(tiny_config):
@@ -77,8 +77,9 @@ def test_the_loss_reaches_every_part(own_tiny):
     model(**processor.collate(examples)).loss.backward()
     for part in PARTS:
         parameters = list(model.part_parameters(part))
-        reached = [p for p in parameters if p.grad is not None and p.grad.abs().max() > 0]
-        assert len(reached) == len(parameters), part
+        unreached = [p for p in parameters if p.grad is None or p.grad.abs().max() == 0]
+        # The last Q-Former layers compute text that nobody reads: 2 linear maps and a norm each.
+        assert len(unreached) == (12 if part == "middle_level" else 0), part
     tables = [p.weight for p in model._word_embeddings()]
     assert all(table.grad is None and not table.requires_grad for table in tables)
 
@@ -127,20 +128,37 @@ def test_without_the_low_level_the_fine_stages_are_out(tiny_config):
     assert [stage.grad is not None for stage in features] == [False, False, False, True]
 
 
-def test_padding_changes_no_logits(tiny):
+@pytest.fixture
+def tiny64(own_tiny):
+    """In float64, where rounding cannot hide what padding does."""
+    model, processor = own_tiny
+    return model.double(), processor
+
+
+def as64(clip: ClipInputs) -> ClipInputs:
+    return replace(
+        clip,
+        general_pixels=clip.general_pixels.double(),
+        facial_pixels=clip.facial_pixels.double(),
+    )
+
+
+def test_padding_changes_no_logits(tiny64):
     """Text of the question, of the answer, and frames; on the right, with other examples beside."""
-    short = example(clip_of(0, frames=2), "Happy?", "Yes.")
-    alone = logits(tiny, short)[0]
-    beside = logits(tiny, short, example(clip_of(1), QUESTION, "The person looks happy."))[0]
+    short = example(as64(clip_of(0, frames=2)), "Happy?", "Yes.")
+    long = example(as64(clip_of(1)), QUESTION, "The person looks happy.")
+    alone = logits(tiny64, short)[0]
+    beside = logits(tiny64, short, long)[0]
     assert beside.shape[0] > alone.shape[0]
-    torch.testing.assert_close(beside[: len(alone)], alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(beside[: len(alone)], alone, atol=1e-9, rtol=1e-9)
 
 
-def test_padding_on_the_left_changes_no_logits(tiny):
-    short = example(clip_of(0, frames=2), "Happy?", None)
-    alone = logits(tiny, short)[0]
-    beside = logits(tiny, short, example(clip_of(1), QUESTION, None))[0]
-    torch.testing.assert_close(beside[-len(alone) :], alone, atol=1e-5, rtol=1e-5)
+def test_padding_on_the_left_changes_no_logits(tiny64):
+    short = example(as64(clip_of(0, frames=2)), "Happy?", None)
+    long = example(as64(clip_of(1)), QUESTION, None)
+    alone = logits(tiny64, short)[0]
+    beside = logits(tiny64, short, long)[0]
+    torch.testing.assert_close(beside[-len(alone) :], alone, atol=1e-9, rtol=1e-9)
 
 
 def test_features_give_what_pixels_give(tiny):

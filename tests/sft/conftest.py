@@ -13,6 +13,7 @@ from policy.config import PolicyConfig
 from policy.feature_cache import FeatureCache
 from sft.config import SftConfig, StageConfig
 
+
 @pytest.fixture(scope="session")
 def tiny() -> PolicyConfig:
     return PolicyConfig(
@@ -97,10 +98,11 @@ def samples(videos) -> list[Sample]:
         make_sample("held-out", videos["blue"], "held_out", "Which colour?", "It is all blue.")
     ]
     for name in ("red", "green"):
+        rest = ", and it lasts" if name == "red" else ""
         texts = {
             "summary": ("Summarize this video.", f"A face in {name} light, and nothing else."),
             "qa": ("Which colour?", f"{name}."),
-            "emotion_qa": ("What is the mood?", f"The mood is {name} today."),
+            "emotion_qa": ("What is the mood?", f"The mood is {name}{rest}."),
         }
         for split, (question, answer) in texts.items():
             found.append(make_sample(f"{split}-{name}", videos[name], split, question, answer))

@@ -209,3 +209,54 @@ def test_one_connection_answers_many_questions(pruning_run):
     assert queries.event_counts(connection) == queries.event_counts(pruning_run)
     assert queries.audit(connection) == []
     assert connection.execute("select count(*) from rollouts").fetchall() == [(0,)]
+
+
+def test_the_scheduler_agrees(tmp_path):
+    """What is derived from the log alone is what the scheduler itself counts."""
+    from degrpo.config import AlgorithmConfig, SchedulerConfig, TrainConfig
+    from degrpo.scheduler.actor import SchedulerHost, StepRow
+    from degrpo.types import SampleStatistics
+
+    config = TrainConfig(
+        batch_size=4,
+        algorithm=AlgorithmConfig(threshold_warmup=8, smoothing=0.6),
+        scheduler=SchedulerConfig(probe_probability=0.1, min_pool_batches=1, min_visits=3),
+    )
+    ids = [f"sample{i:02d}" for i in range(12)]
+    host = SchedulerHost(config, ids, tmp_path / "lifecycle", "agreement")
+    expected = []
+    for step in range(80):
+        rows = []
+        for place, (name, weight, _) in enumerate(host.propose(step)):
+            if (step, place) in ((2, 0), (30, 1)):
+                rows.append(StepRow(sample_id=name, failure="no face found"))
+                continue
+            # A third never spreads; another third stops to after a while, and starts again.
+            number = int(name[-2:])
+            flat = number % 3 == 0 or (number % 3 == 1 and step % 40 > 12)
+            statistics = SampleStatistics(
+                sample_id=name, rewards=(0.5, 0.5) if flat else (0.2, 0.8),
+                separability=0.0 if flat else 0.6, sensitivity=1.0, value=0.0, weight=weight,
+                advantage_abs_mean=0.1, response_tokens=20, generate_seconds=1.0,
+                learn_seconds=1.0,
+            )  # fmt: skip
+            rows.append(
+                StepRow(
+                    sample_id=name, response_tokens=20, generate_seconds=1.0,
+                    rewards=statistics.rewards, statistics=statistics,
+                )
+            )  # fmt: skip
+        expected.append(host.commit_step(step, step, rows))
+
+    (tmp_path / "config.yaml").write_text("scheduler: {min_visits: 3}\n")
+    connection = queries.connect(tmp_path)
+    assert queries.audit(connection) == []
+    curve = queries.states_over_time(connection)
+    for (step, counts), metrics in zip(curve, expected, strict=True):
+        assert counts == {name: metrics[f"lifecycle/{name}"] for name in queries.STATUSES}, step
+    saved = sum(summary.visits_saved for summary in queries.sample_summaries(connection))
+    assert saved == pytest.approx(expected[-1]["lifecycle/saved_visits"])
+    # The comparison is of something: samples cooled, were probed and came back.
+    counts = queries.event_counts(connection)
+    assert min(counts[kind] for kind in ("cooled", "probed", "revived", "decayed", "failed")) > 0
+    assert saved > 5

@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import CheckpointError, ConfigError, SampleError
 from degrpo.lifecycle.events import EventKind
-from degrpo.scheduler.actor import SchedulerHost, StepRow, start_scheduler
+from degrpo.scheduler.actor import Proposal, SchedulerHost, StepRow, start_scheduler
 
 IDS = [f"{i:02d}" for i in range(8)]
 
@@ -33,7 +33,7 @@ def rows(visit):
 
     def make(proposals: list[tuple[str, float]], step: int) -> list[StepRow]:
         made = []
-        for name, _ in proposals:
+        for name, *_ in proposals:
             came = {"sample_id": name, "response_tokens": 88, "generate_seconds": 1.9}
             if name == "07" and step % 2:
                 made.append(StepRow(**came, failure="reward timed out", detail="after 10 s"))
@@ -45,7 +45,7 @@ def rows(visit):
     return make
 
 
-def play(host: SchedulerHost, rows, steps: range) -> list[list[tuple[str, float]]]:
+def play(host: SchedulerHost, rows, steps: range) -> list[list[Proposal]]:
     played = []
     for step in steps:
         proposals = host.propose(step)
@@ -71,7 +71,7 @@ def test_one_step_from_proposed_to_trained(host, rows, tmp_path):
     proposals = one.propose(0)
     metrics = one.commit_step(0, 100, rows(proposals, 0))
     found = events(tmp_path / "lifecycle")
-    names = [name for name, _ in proposals]
+    names = [name for name, *_ in proposals]
     phases = ["proposed", "generated", "scored", "trained"]
     assert [(e["event"], e["sample_id"]) for e in found] == [
         (phase, name) for phase in phases for name in names

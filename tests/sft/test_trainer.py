@@ -1,0 +1,263 @@
+"""The loss against an independent cross-entropy, what training may change, and what stops it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from common.errors import ConfigError, TrainingError
+from policy.features import FeatureExtractor
+from policy.modeling import PARTS
+from sft.collator import AnswerCollator
+from sft.data import rows
+from sft.stages import trainable
+
+EMBEDDINGS = "qformer.embeddings.word_embeddings.weight"
+
+
+@pytest.fixture(scope="module")
+def built(tiny):
+    from policy.build import build_policy
+
+    return build_policy(tiny)
+
+
+@pytest.fixture
+def policy(built):
+    """A copy to train."""
+    model, processor = built
+    return copy.deepcopy(model), processor
+
+
+@pytest.fixture
+def make_trainer(policy, samples, tmp_path):
+    from sft.trainer import StageTrainer
+
+    model, processor = policy
+
+    def make(stage, seed=0):
+        return StageTrainer(
+            model,
+            stage=stage,
+            rows=rows([sample for sample in samples if sample.split == stage.split]),
+            collator=AnswerCollator(samples, processor, FeatureExtractor(model, processor)),
+            tokenizer=processor.tokenizer,
+            seed=seed,
+            folder=tmp_path,
+            tensorboard=False,
+        )
+
+    return make
+
+
+@torch.no_grad()
+def independent_losses(model, batch):
+    """Per answer token, from the whole logits and a log-softmax written out."""
+    inputs = {key: value for key, value in batch.items() if key not in ("labels", "sample_ids")}
+    logits = model(**inputs).logits.double()
+    losses = []
+    for row in range(len(logits)):
+        for position in range(1, logits.shape[1]):
+            label = int(batch["labels"][row, position])
+            if label != -100:
+                before = logits[row, position - 1]
+                losses.append(float(before.exp().sum().log() - before[label]))
+    return losses
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_the_answer_tokens(policy, make_trainer, sft):
+    model, _ = policy
+    with trainable(model, sft.stage_3):
+        trainer = make_trainer(sft.stage_3)
+        batch = trainer.data_collator(trainer.train_dataset)
+        expected = independent_losses(model.eval(), batch)
+        count = int((batch["labels"] != -100).sum())
+        assert len(expected) == count
+        assert len(set(batch["attention_mask"].sum(dim=1).tolist())) == 2  # padding is involved
+        loss = trainer.compute_loss(model, dict(batch))
+        assert loss.item() == pytest.approx(sum(expected) / count, rel=1e-5)
+        # With gradient accumulation the tokens of all micro-batches share one denominator.
+        loss = trainer.compute_loss(model, dict(batch), num_items_in_batch=torch.tensor(100))
+        assert loss.item() == pytest.approx(sum(expected) / 100, rel=1e-5)
+
+
+def test_the_gradient_of_the_first_step_is_that_of_the_mean_answer_loss(policy, make_trainer, sft):
+    """Guards the scale that reaches the optimiser, through Trainer's own token counting."""
+    model, _ = policy
+    stage = dataclasses.replace(sft.stage_3, trainable=["projector"])
+    with trainable(model, stage):
+        trainer = make_trainer(stage)
+        trainer.args.max_grad_norm = 0.0
+        batch = trainer.data_collator(trainer.train_dataset)
+        inputs = {k: v for k, v in batch.items() if k not in ("labels", "sample_ids")}
+        logits = model(**inputs).logits[:, :-1]
+        expected = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100
+        )
+        expected.backward()
+        wanted = {n: p.grad.clone() for n, p in model.projector.named_parameters()}
+        model.zero_grad()
+        trainer.create_optimizer()
+        seen = {}
+        trainer.optimizer.register_step_pre_hook(
+            lambda *_: seen.update({n: p.grad.clone() for n, p in model.projector.named_parameters()})
+        )
+        trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.item(), rel=1e-4)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(seen[name], gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_measuring_weighs_every_answer_token_the_same(policy, make_trainer, sft):
+    model, _ = policy
+    stage = dataclasses.replace(sft.stage_3, batch_size=1)  # the answers differ in length
+    with trainable(model, stage):
+        trainer = make_trainer(stage)
+        batch = trainer.data_collator(trainer.train_dataset)
+        expected = independent_losses(model.eval(), batch)
+        measured = trainer.measure(rows_of(trainer))
+    assert measured["loss"] == pytest.approx(sum(expected) / len(expected), abs=1e-4)
+    assert trainer.measure([]) is None
+
+
+def rows_of(trainer):
+    return [dict(row) for row in trainer.train_dataset]
+
+
+def test_token_accuracy_counts_the_most_likely_tokens(policy, make_trainer, sft):
+    model, _ = policy
+    with trainable(model, sft.stage_3):
+        trainer = make_trainer(sft.stage_3)
+        batch = trainer.data_collator(trainer.train_dataset)
+        inputs = {k: v for k, v in batch.items() if k not in ("labels", "sample_ids")}
+        with torch.no_grad():
+            best = model.eval()(**inputs).logits.argmax(dim=-1)
+        # Ask for what the model says anyway in the first row's answer, and for something else
+        # in the second's.
+        labels = batch["labels"]
+        answer = [int((row != -100).sum()) for row in labels]
+        first, second = ((row != -100).nonzero().squeeze(1) for row in labels)
+        labels[0, first] = best[0, first - 1]
+        labels[1, second] = (best[1, second - 1] + 1) % 1000
+        trainer.data_collator = lambda _: {**batch, "sample_ids": ["a", "b"]}
+        measured = trainer.measure(rows_of(trainer))
+    assert measured["token_accuracy"] == pytest.approx(answer[0] / sum(answer), abs=1e-4)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_stage_changes_its_own_parts_and_no_bit_of_the_others(policy, make_trainer, sft, number):
+    model, _ = policy
+    stage = getattr(sft, f"stage_{number}")
+    before = copy.deepcopy(model.state_dict())
+    with trainable(model, stage):
+        make_trainer(stage).train()
+    changed = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
+    assert {name.split(".")[0] for name in changed} == {PARTS[part] for part in stage.trainable}
+    assert not any("word_embeddings" in name for name in changed)  # frozen in every stage
+
+
+def test_adapters_train_the_language_model_and_are_merged(policy, make_trainer, sft):
+    model, _ = policy
+    stage = dataclasses.replace(sft.stage_3, lora_rank=4)
+    before = copy.deepcopy(model.state_dict())
+    with trainable(model, stage):
+        trainer = make_trainer(stage)
+        adapters = [n for n, p in model.language_model.named_parameters() if p.requires_grad]
+        assert adapters
+        assert all("lora_" in name for name in adapters)
+        trainer.train()
+        adapted = trainer.measure(rows_of(trainer))
+    assert list(model.state_dict()) == list(before)
+    changed = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
+    layers = {name for name in changed if name.startswith("language_model.")}
+    assert {name.rsplit(".", 2)[-2] for name in layers} == {
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    }  # fmt: skip
+    merged = trainer.measure(rows_of(trainer))
+    assert merged["loss"] == pytest.approx(adapted["loss"], abs=2e-3)
+
+
+def test_frozen_parts_keep_their_dropout_off_while_others_train(policy, make_trainer, sft):
+    model, _ = policy
+    seen = {}
+    with trainable(model, sft.stage_1):
+        trainer = make_trainer(sft.stage_1)
+        model.projector.register_forward_hook(
+            lambda *_: seen.update({part: getattr(model, part).training for part in PARTS})
+        )
+        trainer.train()
+    assert not seen["middle_level"]
+    assert not seen["language_model"]
+    assert seen["low_level"]
+    assert seen["projector"]
+
+
+def test_what_requires_gradients_is_as_before_afterwards(policy, make_trainer, sft):
+    model, _ = policy
+    before = [parameter.requires_grad for parameter in model.parameters()]
+    with pytest.raises(RuntimeError, match="stop"), trainable(model, sft.stage_2):
+        raise RuntimeError("stop")
+    assert [parameter.requires_grad for parameter in model.parameters()] == before
+
+
+def test_the_models_forward_is_its_own_again(policy, make_trainer, sft):
+    model, _ = policy
+    with trainable(model, sft.stage_1):
+        make_trainer(sft.stage_1)
+    assert model.forward.__func__ is type(model).forward
+
+
+def test_a_loss_that_is_not_finite_names_its_samples(policy, make_trainer, sft):
+    model, _ = policy
+    with trainable(model, sft.stage_3):
+        trainer = make_trainer(sft.stage_3)
+        batch = trainer.data_collator(trainer.train_dataset)
+        red = batch["sample_ids"].index("emotion_qa-red")
+        batch["general_features"][red] = float("nan")
+        with pytest.raises(TrainingError) as caught:
+            trainer.compute_loss(model, batch)
+    assert "a loss of nan on samples emotion_qa-red;" in str(caught.value)
+    assert "green" not in str(caught.value)
+
+
+def test_a_diverging_stage_stops(policy, make_trainer, sft):
+    model, _ = policy
+    stage = dataclasses.replace(sft.stage_3, lr=1e30, epochs=4.0)
+    with (
+        trainable(model, stage),
+        pytest.raises(TrainingError, match=r"emotion_qa-red.*lower the stage's lr"),
+    ):
+        make_trainer(stage).train()
+
+
+def test_nothing_is_sent_and_nothing_printed(policy, make_trainer, sft, monkeypatch, capsys):
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(
+        "trl.trainer.base_trainer.send_telemetry", lambda **_: pytest.fail("telemetry was sent")
+    )
+    model, _ = policy
+    with trainable(model, sft.stage_1):
+        make_trainer(sft.stage_1).train()
+    captured = capsys.readouterr()
+    assert "loss" not in captured.out
+    assert "training" in captured.err  # the progress bar
+
+
+def test_outputs_are_refused_rather_than_computed_twice(policy, make_trainer, sft):
+    model, _ = policy
+    with trainable(model, sft.stage_1), pytest.raises(ValueError, match="returns losses"):
+        make_trainer(sft.stage_1).compute_loss(model, {}, return_outputs=True)
+
+
+def test_adapters_left_inside_would_be_refused_by_saving(policy, sft, tmp_path):
+    """Why `trainable` merges: a policy with adapters does not load back."""
+    from policy.checkpoints import save_policy
+
+    model, processor = policy
+    stage = dataclasses.replace(sft.stage_3, lora_rank=4)
+    with trainable(model, stage), pytest.raises(ConfigError):
+        save_policy(model, processor, tmp_path / "with-adapters")
+    save_policy(model, processor, tmp_path / "merged")
