@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from common.errors import MachineError
+from common.errors import MachineError, ParityError
 from common.metrics import MetricsWriter
 from corpus.schema import Sample
 from degrpo.actors import Actors
@@ -170,10 +170,17 @@ class Loop:
             return self.parity(prompts[: self.config.rollouts.probe_prompts])
 
     def parity(self, prompts: Sequence[MixedPrompt]) -> ParityReport | None:
-        """Compare the log-probs of greedy probe responses (Appendix of docs/algorithm.md)."""
+        """Compare the log-probs of greedy probe responses; None without prompts."""
         if not prompts:
             return None
         groups = self.actors.rollouts.probe(prompts)
+        refused = [f"{group.sample_id}: {group.error}" for group in groups if group.error]
+        if refused:
+            raise ParityError(
+                f"no probe response ({'; '.join(refused)})",
+                "the sampler answers every probe",
+                "check the last update for NaN",
+            )
         by_id = {prompt.sample_id: prompt for prompt in prompts}
         probed = [
             (by_id[group.sample_id], response) for group in groups for response in group.responses
@@ -185,7 +192,7 @@ class Loop:
             [list(response.log_probs) for _, response in probed],
             [list(row) for row in learner],
             sample_ids=[prompt.sample_id for prompt, _ in probed],
-            sampler_version=probed[0][1].policy_version,
+            sampler_version=min(response.policy_version for _, response in probed),
             learner_version=version,
             max_allowed=self.config.rollouts.parity_max,
             mean_allowed=self.config.rollouts.parity_mean,

@@ -81,8 +81,8 @@ def _continuation(boxes: list[FaceBox], last: FaceBox | None) -> FaceBox | None:
         return None
     if last is None:
         return boxes[0]
-    nearest = max(boxes, key=lambda box: overlap(box, last))
-    return nearest if overlap(nearest, last) > 0.0 else boxes[0]
+    # Of equals `max` takes the first: where none overlaps, the largest.
+    return max(boxes, key=lambda box: overlap(box, last))
 
 
 def overlap(first: FaceBox, second: FaceBox) -> float:

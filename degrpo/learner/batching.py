@@ -47,25 +47,33 @@ class TokenBatch:
     prompt_ends: Tensor  # [N] last position of each sequence's prompt
 
 
-def micro_batches(sequences: Sequence[ResponseRow], max_tokens: int) -> list[list[ResponseRow]]:
-    """Split into batches whose padded size stays within ``max_tokens``, longest sequences first.
+def micro_batches(
+    groups: Sequence[Sequence[ResponseRow]], max_tokens: int
+) -> list[list[ResponseRow]]:
+    """Split all groups' responses into batches of at most ``max_tokens``, padding included.
 
-    Sorting keeps the padding small. A sequence longer than the budget gets a batch of its own.
+    Groups follow one another, longest first: that keeps the padding small, and only the group at a
+    batch's edge has to wait with its gradients for the next batch. A sequence longer than the
+    budget gets a batch of its own.
     """
-    return _split_by_budget(sequences, len, max_tokens)
+    in_order = sorted(groups, key=lambda group: max(map(len, group)), reverse=True)
+    rows = [row for group in in_order for row in sorted(group, key=len, reverse=True)]
+    return _split_by_budget(rows, len, max_tokens)
 
 
 def group_batches(
     groups: Sequence[Sequence[ResponseRow]], max_tokens: int
 ) -> list[list[Sequence[ResponseRow]]]:
     """The same for whole groups that share their prompt (see :func:`pack_groups`)."""
-    return _split_by_budget(groups, _packed_length, max_tokens)
+    in_order = sorted(groups, key=_packed_length, reverse=True)
+    return _split_by_budget(in_order, _packed_length, max_tokens)
 
 
 def _split_by_budget(items: Sequence[T], length: Callable[[T], int], budget: int) -> list[list[T]]:
     batches: list[list[T]] = []
     longest = 0
-    for item in sorted(items, key=length, reverse=True):
+    for item in items:
+        longest = max(longest, length(item))
         if batches and longest * (len(batches[-1]) + 1) <= budget:
             batches[-1].append(item)
         else:

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from common.errors import SampleError
 from corpus.schema import Sample
-from degrpo.algorithm import BaselineStatistics, importance_weights
+from degrpo.algorithm import BaselineStatistics
 from degrpo.config import TrainConfig
-from degrpo.learner.batching import ResponseRow, group_batches, micro_batches, pack_groups, pad_rows
+from degrpo.learner.batching import ResponseRow
 from degrpo.learner.critic import ValueCritic, fit_critic
 from degrpo.learner.distribution import ResponseDistribution
-from degrpo.learner.gradient_statistics import AdapterSpace, GroupGradients, response_objective
+from degrpo.learner.gradient_statistics import AdapterSpace
 from degrpo.learner.lora import (
     ADAPTER,
     adapter_tensors,
@@ -32,6 +32,7 @@ from degrpo.learner.lora import (
     refuse_other_tensors,
     save_adapters,
 )
+from degrpo.learner.passes import PolicyPasses
 from degrpo.learner.persistence import (
     ADAPTER_FOLDER,
     CRITIC_FILE,
@@ -86,9 +87,11 @@ class Learner:
             seed=config.seed,
         )
         self._space = AdapterSpace(self._adapted)
-        self._embedding = self.language_model.get_input_embeddings()
-        self._distribution = ResponseDistribution(
+        distribution = ResponseDistribution(
             self.language_model, self._processor.banned_token_ids, config.rollouts.temperature
+        )
+        self._passes = PolicyPasses(
+            self._adapted, self._space, distribution, config.learner.micro_batch_tokens
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -107,8 +110,6 @@ class Learner:
         self._seconds: dict[str, float] = {}
         self.policy_version = 0
         self.num_skipped_steps = 0
-
-    # ------------------------------------------------------------------ prompts
 
     def encode(self, samples: Sequence[Sample]) -> list[MixedPrompt | str]:
         """Each sample's prompt with its visual rows, or the reason why it has none."""
@@ -131,18 +132,17 @@ class Learner:
         self._prompts.put(prompt)
         return prompt
 
-    # ------------------------------------------------------------------- update
-
     def update(self, groups: Sequence[TrainGroup]) -> UpdateResult:
         """One optimiser step on a step's groups, and their statistics.
 
         A group that cannot be used (too few or empty responses, numbers that are not finite) is
-        left out and named in ``failed``. When nothing is left, or the gradient itself is not
-        finite, the step is skipped: nothing moves and ``policy_version`` stays.
+        left out and named in ``failed``; the denominator still counts one that turned out not to be
+        finite only on its way. When nothing is left, or the gradient itself is not finite, the step
+        is skipped: nothing moves and ``policy_version`` stays.
         """
         self._seconds = {}
         with self._timed("update"):
-            failed = {g.sample_id: why for g in groups if (why := self._refusal(g))}
+            failed = self._refusals(groups)
             visits = [
                 GroupVisit(index=n, group=group)
                 for n, group in enumerate(g for g in groups if g.sample_id not in failed)
@@ -153,8 +153,9 @@ class Learner:
                 max_length=self.config.rollouts.max_response_tokens,
             )
             kappa = self._kappa()
-            with self._timed("reference"):
-                self._reference_pass(visits)
+            if self.config.algorithm.kl_coefficient:
+                with self._timed("reference"):
+                    self._passes.reference(visits)
             with self._timed("gradient"):
                 direction = self._gradient_pass(visits, totals, kappa, failed)
             finished = [visit for visit in visits if visit.group.sample_id not in failed]
@@ -181,8 +182,9 @@ class Learner:
             failed=failed,
         )
 
-    def _refusal(self, group: TrainGroup) -> str:
-        return refusal(group, self._processor.banned_token_ids)
+    def _refusals(self, groups: Sequence[TrainGroup]) -> dict[str, str]:
+        banned = frozenset(self._processor.banned_token_ids)
+        return {group.sample_id: why for group in groups if (why := refusal(group, banned))}
 
     def _kappa(self) -> float:
         algorithm = self.config.algorithm
@@ -191,21 +193,6 @@ class Learner:
             warmup=algorithm.kappa_warmup,
             maximum=algorithm.kappa_max,
         )
-
-    @torch.no_grad()
-    def _reference_pass(self, visits: Sequence[GroupVisit]) -> None:
-        """log pi_ref of every response: the adapters switched off. Not needed without KL."""
-        if not self.config.algorithm.kl_coefficient:
-            return
-        groups = [visit.rows() for visit in visits]
-        with self._adapted.disable_adapter():
-            for batch_groups in group_batches(groups, self.config.learner.micro_batch_tokens):
-                batch = pack_groups(batch_groups, self._embedding)
-                hidden = self._distribution.hidden_states(batch)
-                log_probs = self._distribution.log_probs(hidden, batch).split(batch.lengths)
-                rows = [row for group in batch_groups for row in group]
-                for row, values in zip(rows, log_probs, strict=True):
-                    visits[row.group].reference[row.member] = values
 
     def _gradient_pass(
         self,
@@ -216,49 +203,13 @@ class Learner:
     ) -> Tensor:
         """sum_k c_k A_k g_k over the step, ``[D]``; the visits come out finished or failed."""
         direction = self._space.zeros()
-        rows = [row for visit in visits for row in visit.rows()]
-        for batch_rows in micro_batches(rows, self.config.learner.micro_batch_tokens):
-            self._backward(batch_rows, visits)
-            for index in sorted({row.group for row in batch_rows}):
-                visit = visits[index]
-                if visit.gradients is None or not visit.gradients.complete:
-                    continue
-                try:
-                    direction += self._finish(visit, totals, kappa)
-                except SampleError as error:
-                    failed[visit.group.sample_id] = str(error)
-                    visit.gradients = None
+        for visit in self._passes.gradients(visits, self.config.algorithm.tis_cap):
+            try:
+                direction += self._finish(visit, totals, kappa)
+            except SampleError as error:
+                failed[visit.group.sample_id] = str(error)
+                visit.gradients = None
         return direction
-
-    def _backward(self, rows: Sequence[ResponseRow], visits: Sequence[GroupVisit]) -> None:
-        """Forward and unit-seeded backward of one micro-batch; its numbers go to their visits."""
-        for row in rows:
-            visit = visits[row.group]
-            if visit.gradients is None:
-                visit.gradients = GroupGradients(self._space, len(visit.group.responses))
-        gradients = [visits[row.group].gradients for row in rows]
-        batch = pad_rows(rows, self._embedding)
-        batch.inputs_embeds.requires_grad_(True)
-        with self._space.record(
-            [g.row(row.member) for g, row in zip(gradients, rows, strict=True) if g]
-        ):
-            hidden = self._distribution.hidden_states(batch)
-            log_probs = self._distribution.log_probs(hidden, batch)
-            sampler = torch.cat([visits[row.group].sampler_log_probs(row.member) for row in rows])
-            weights = importance_weights(
-                log_probs, sampler.to(log_probs), cap=self.config.algorithm.tis_cap
-            )
-            objective = response_objective(log_probs, weights, batch.lengths)
-            torch.autograd.backward(objective, inputs=[batch.inputs_embeds])
-        features = hidden.detach()[torch.arange(len(rows)), batch.prompt_ends]
-        for row, group_gradients, values, feature in zip(
-            rows, gradients, log_probs.detach().split(batch.lengths), features, strict=True
-        ):
-            visit = visits[row.group]
-            visit.log_probs[row.member] = values
-            visit.features = feature
-            if group_gradients is not None:
-                group_gradients.arrived(row.member)
 
     def _finish(self, visit: GroupVisit, totals: StepTotals, kappa: float) -> Tensor:
         with torch.no_grad():
@@ -280,7 +231,8 @@ class Learner:
             self.num_skipped_steps += 1
             failed.update({visit.group.sample_id: NON_FINITE_STEP for visit in visits})
             return {"optim/grad_norm": norm, "optim/lr": 0.0}
-        self._space.assign_gradients(-direction * min(1.0, self._clip_factor(norm)))
+        clip = min(1.0, self.config.learner.max_grad_norm / max(norm, 1e-12))
+        self._space.assign_gradients(-direction * clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.policy_version += 1
@@ -297,12 +249,6 @@ class Learner:
             "loss/critic": critic_loss,
         }
 
-    def _clip_factor(self, norm: float) -> float:
-        return self.config.learner.max_grad_norm / max(norm, 1e-12)
-
-    # ------------------------------------------------------- what others ask for
-
-    @torch.no_grad()
     def log_probs(
         self, prompts: Sequence[MixedPrompt], token_ids: Sequence[Sequence[int]]
     ) -> list[np.ndarray]:
@@ -313,12 +259,8 @@ class Learner:
             for n, (prompt, tokens) in enumerate(zip(prompts, token_ids, strict=True))
             if len(tokens)
         ]
-        for batch_rows in micro_batches(rows, self.config.learner.micro_batch_tokens):
-            batch = pad_rows(batch_rows, self._embedding)
-            hidden = self._distribution.hidden_states(batch)
-            log_probs = self._distribution.log_probs(hidden, batch).split(batch.lengths)
-            for row, values in zip(batch_rows, log_probs, strict=True):
-                found[row.group] = values.float().cpu().numpy()
+        for row, log_probs in self._passes.log_probs(rows):
+            found[row.group] = log_probs.float().cpu().numpy()
         return found
 
     def adapter_weights(self) -> AdapterWeights:
@@ -356,8 +298,6 @@ class Learner:
         model, processor = load_policy(self._policy_dir)
         merge_adapters(self.language_model, model.language_model)
         save_policy(model, processor, folder)
-
-    # ----------------------------------------------------------------- save, load
 
     def save(self, folder: Path) -> None:
         """Write all that the next updates depend on (see ``persistence``) into ``folder``."""

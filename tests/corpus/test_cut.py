@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from corpus.cut import clip_digest, write_clip
+from corpus.labels import load_labels
+from corpus.sources import locate
 from policy.video import Clip, file_sha256, read_clip
 
 
@@ -45,6 +47,13 @@ def test_equal_input_gives_equal_bytes_and_no_leftovers(tmp_path: Path) -> None:
         write_clip(grey_clip(LEVELS, UNEVEN), 2, 12, tmp_path / name)
     assert file_sha256(tmp_path / "a.mp4") == file_sha256(tmp_path / "b.mp4")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
+
+
+def test_real_pictures_give_equal_bytes(tmp_path: Path) -> None:
+    source = read_clip(locate(load_labels().clips["face_noface.mov"]))
+    for name in ("a.mp4", "b.mp4"):
+        write_clip(source, 0, 19, tmp_path / name)
+    assert file_sha256(tmp_path / "a.mp4") == file_sha256(tmp_path / "b.mp4")
 
 
 def test_digest_names_source_and_frames() -> None:

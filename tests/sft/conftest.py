@@ -86,9 +86,7 @@ def make_sample(sample_id: str, video: str, split: str, question: str, answer: s
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory, faces) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("clips")
-    return {
-        name: write_video(folder / f"{name}.mp4", faces, tint) for name, tint in TINTS.items()
-    }
+    return {name: write_video(folder / f"{name}.mp4", faces, tint) for name, tint in TINTS.items()}
 
 
 @pytest.fixture(scope="session")

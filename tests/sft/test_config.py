@@ -46,7 +46,11 @@ def test_a_stage_that_cannot_be_meant_is_refused(settings, message):
 
 def test_a_stage_is_overridden_on_the_command_line():
     config = load_config(SftConfig, overrides=["stage_3.lora_rank=16", "stage_1.epochs=8"])
-    assert (config.stage_3.lora_rank, config.stage_1.epochs, config.stage_2.epochs) == (16, 8.0, 3.0)
+    assert (config.stage_3.lora_rank, config.stage_1.epochs, config.stage_2.epochs) == (
+        16,
+        8.0,
+        3.0,
+    )
 
 
 def test_stages_are_put_in_order():

@@ -1,12 +1,185 @@
-"""The three stages from end to end on a tiny policy."""
+"""The three stages from end to end on a tiny policy: trained, kept, repeated and refused."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
+from pathlib import Path
 
+import pytest
+from safetensors.torch import load_file
+
+from common.errors import CheckpointError, ConfigError, MachineError, SampleError
+from corpus.schema import load_samples, save_samples
 from sft.run import run_stages
 
 
-def test_three_stages(sft, corpus, tiny):
+@pytest.fixture
+def run(sft, tiny, corpus):
+    def run(stages=(1,), **changes):
+        return run_stages(dataclasses.replace(sft, **changes), tiny, corpus, stages)
+
+    return run
+
+
+def modified(folder: Path) -> int:
+    return (folder / "model.safetensors").stat().st_mtime_ns
+
+
+def metrics_of(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.mark.slow
+def test_three_stages_end_in_a_policy_that_answers(sft, tiny, corpus, videos):
+    from policy.checkpoints import load_policy
+    from policy.prompts import answer
+
+    sft.tensorboard = True
     folder = run_stages(sft, tiny, corpus)
-    print(json.loads((folder / "metrics.json").read_text()))
+    assert folder == Path(sft.output_dir) / "stage-3"
+    for number, split in enumerate(("summary", "qa", "emotion_qa"), start=1):
+        stage = folder.with_name(f"stage-{number}")
+        metrics = metrics_of(stage)
+        assert (metrics["stage"], metrics["split"], metrics["samples"]) == (number, split, 2)
+        assert len(metrics["epoch_losses"]) == metrics["steps"] == 1
+        assert list((stage / "tensorboard").glob("events*"))
+    assert sorted(path.name for path in Path(sft.output_dir).iterdir()) == [
+        ".lock",
+        "stage-1",
+        "stage-2",
+        "stage-3",
+    ]
+    model, processor = load_policy(folder)
+    said = answer(model, processor, video=videos["red"], question="What?", max_new_tokens=3)
+    assert sum(said.stream_weights) == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_a_finished_stage_is_not_repeated_and_a_changed_one_is(run, sft, caplog):
+    first, second = run((1, 2)).with_name("stage-1"), run((1, 2))
+    times = modified(first), modified(second)
+    run((1, 2))
+    assert (modified(first), modified(second)) == times
+
+    # Stage 2's recipe changes: stage 2 alone is trained again, and the log says so.
+    run((1, 2), stage_2=dataclasses.replace(sft.stage_2, lr=2e-2))
+    assert modified(first) == times[0]
+    assert modified(second) != times[1]
+    assert "stage 2" in caplog.text
+    assert "training it again" in caplog.text
+
+    # Stage 1's recipe changes: both are.
+    run((1, 2))
+    times = modified(first), modified(second)
+    run((1, 2), stage_1=dataclasses.replace(sft.stage_1, lr=2e-2))
+    assert modified(first) != times[0]
+    assert modified(second) != times[1]
+
+
+@pytest.mark.slow
+def test_each_stage_starts_from_the_one_before(run):
+    """A part that stage 2 does not train is bit for bit stage 1's."""
+    second = run((1, 2))
+    before = load_file(second.with_name("stage-1") / "model.safetensors")
+    after = load_file(second / "model.safetensors")
+    assert before.keys() == after.keys()
+    changed = {name.split(".")[0] for name in before if not before[name].equal(after[name])}
+    assert changed == {"low_level", "middle_level", "projector"}
+
+
+def test_two_runs_with_one_seed_give_identical_weights(run, sft, tmp_path):
+    stage = dataclasses.replace(sft.stage_1, epochs=2.0, batch_size=1)
+    weights = [
+        load_file(run(stage_1=stage, output_dir=str(tmp_path / name), seed=seed) / file)
+        for file in ["model.safetensors"]
+        for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    ]
+    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+    assert any(not weights[0][name].equal(weights[2][name]) for name in weights[0])
+
+
+def test_training_lowers_the_loss_and_uses_the_clip(run, sft):
+    """Two clips with the same question and different answers can only be told apart by sight."""
+    stage = dataclasses.replace(
+        sft.stage_3,
+        split="qa",
+        epochs=40.0,
+        lr=3e-3,
+        trainable=[*sft.stage_2.trainable, "language_model"],
+    )
+    metrics = metrics_of(run(stage_1=stage))
+    assert metrics["epoch_losses"][-1] < 0.1 * metrics["epoch_losses"][0]
+    assert metrics["train"]["token_accuracy"] == 1
+    assert metrics["train"]["loss"] < 0.1
+    assert metrics["train_swapped_clips"]["loss"] > 1
+
+
+def with_bad_clips(corpus, samples, tmp_path, *names):
+    """Give the training samples of the named clips a video that is no video."""
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"this is no video" * 100)
+    path = Path(corpus.path) / "samples.jsonl"
+    broken = [
+        dataclasses.replace(sample, video=str(bad)) if Path(sample.video).stem in names else sample
+        for sample in samples
+    ]
+    save_samples(broken, path)
+
+
+def test_an_undecodable_clip_is_skipped_and_counted(run, corpus, samples, tmp_path):
+    with_bad_clips(corpus, samples, tmp_path, "green")
+    metrics = metrics_of(run(max_skipped_fraction=0.5))
+    assert metrics["samples"] == 1
+    assert list(metrics["skipped"]) == ["summary-green"]
+    assert "bad.mp4" in metrics["skipped"]["summary-green"]
+
+
+def test_too_many_undecodable_clips_stop_before_training_and_leave_no_stage(
+    run, corpus, samples, tmp_path, sft
+):
+    with_bad_clips(corpus, samples, tmp_path, "green")
+    with pytest.raises(SampleError, match=r"1 of 2 samples .*summary-green.*bad\.mp4.*20%"):
+        run()
+    assert not (Path(sft.output_dir) / "stage-1").exists()
+    save_samples(samples, Path(corpus.path) / "samples.jsonl")
+    assert run().exists()  # what the stopped run left does not disturb the next
+
+
+def test_an_undecodable_held_out_clip_costs_its_metric_alone(run, corpus, samples, tmp_path):
+    with_bad_clips(corpus, samples, tmp_path, "blue")
+    metrics = metrics_of(run())
+    assert metrics["held_out"] is None
+    assert list(metrics["skipped"]) == ["held-out"]
+    assert metrics["samples"] == 2
+
+
+def test_a_stage_without_its_start_is_refused(run):
+    with pytest.raises(CheckpointError, match=r"stages from 2 without .*stage-1"):
+        run((2, 3))
+
+
+def test_a_split_without_samples_is_refused_with_the_splits_there_are(run, sft):
+    stage = dataclasses.replace(sft.stage_1, split="sumary")
+    with pytest.raises(
+        ConfigError, match=r"stage_1\.split=sumary.*emotion_qa, held_out, qa, summary"
+    ):
+        run(stage_1=stage)
+
+
+def test_too_little_room_is_noticed_before_training(run, monkeypatch, sft):
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(MachineError, match="0 MiB free"):
+        run()
+    assert not list(Path(sft.output_dir).glob("stage-1*"))
+
+
+def test_a_changed_corpus_is_a_changed_stage(run, corpus):
+    folder = run()
+    path = Path(corpus.path) / "samples.jsonl"
+    samples = load_samples(path)
+    save_samples([s for s in samples if s.sample_id != "summary-green"], path)
+    run()
+    assert metrics_of(folder)["samples"] == 1

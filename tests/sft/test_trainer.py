@@ -103,7 +103,9 @@ def test_the_gradient_of_the_first_step_is_that_of_the_mean_answer_loss(policy, 
         trainer.create_optimizer()
         seen = {}
         trainer.optimizer.register_step_pre_hook(
-            lambda *_: seen.update({n: p.grad.clone() for n, p in model.projector.named_parameters()})
+            lambda *_: seen.update(
+                {n: p.grad.clone() for n, p in model.projector.named_parameters()}
+            )
         )
         trainer.train()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.item(), rel=1e-4)

@@ -90,12 +90,29 @@ def test_a_banned_token_has_no_probability(model, make_prompt):
 
 def test_micro_batches_keep_the_budget_and_lose_nothing(groups):
     rows = [row for group in groups for row in group]  # lengths 10, 7, 8, 12, 15, 11
-    batches = micro_batches(rows, 24)
+    batches = micro_batches(groups, 24)
     assert [[len(row) for row in batch] for batch in batches] == [[15], [12, 11], [10, 8], [7]]
     assert sorted(map(id, (row for batch in batches for row in batch))) == sorted(map(id, rows))
 
 
+def test_groups_follow_one_another_whatever_their_responses_lengths(make_prompt):
+    lengths = {0: (12, 11), 1: (7, 15)}  # of the sequences; sorted by length they would interleave
+    groups = [
+        [
+            ResponseRow(group=g, member=k, prompt=make_prompt(5), token_ids=(9,) * (length - 4))
+            for k, length in enumerate(lengths[g])
+        ]
+        for g in lengths
+    ]
+    batches = micro_batches(groups, 30)
+    found = [[(row.group, len(row)) for row in batch] for batch in batches]
+    assert found == [[(1, 15), (1, 7)], [(0, 12), (0, 11)]]
+    # The longest of a batch need not come first in it: 7 and 12 make 24, not 14.
+    found = [[(row.group, len(row)) for row in batch] for batch in micro_batches(groups, 24)]
+    assert found == [[(1, 15)], [(1, 7), (0, 12)], [(0, 11)]]
+
+
 def test_a_sequence_over_the_budget_still_gets_a_batch(groups):
-    assert [len(batch) for batch in micro_batches(groups[0], 2)] == [1, 1, 1]
+    assert [len(batch) for batch in micro_batches(groups[:1], 2)] == [1, 1, 1]
     assert [len(batch) for batch in group_batches(groups, 32)] == [2]  # 16 and 11, padded to 16
     assert [len(batch) for batch in group_batches(groups, 31)] == [1, 1]
