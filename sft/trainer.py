@@ -114,7 +114,7 @@ class StageTrainer(SFTTrainer):
         )
         self.remove_callback(PrinterCallback)
         # SFTTrainer has just put its fused head over the model's forward, which would outlive it.
-        vars(model).pop("forward", None)
+        model.__dict__.pop("forward", None)
 
     def compute_loss(
         self,
@@ -234,6 +234,7 @@ class _Progress(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **kwargs):
         last = state.log_history[-1]
+        self.bar.clear()  # the bar and the log share the terminal
         logger.info(
             "%s epoch %.3g: loss %.3f, token accuracy %.2f",
             Path(args.output_dir).stem,

