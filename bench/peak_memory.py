@@ -54,7 +54,10 @@ def main() -> int:
             breakdown = [
                 (process.name(), size) for process, size in largest if process.is_running()
             ]
-        time.sleep(options.interval)
+        try:
+            time.sleep(options.interval)
+        except KeyboardInterrupt:
+            child.wait()  # Ctrl-C reached the command, too; it ends in order
     print(
         f"\n{' '.join(command)}: exit {child.returncode}, "
         f"{(time.monotonic() - start) / 60:.1f} min, peak {peak / 2**30:.2f} GiB"

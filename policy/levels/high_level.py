@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from policy.levels.tokens import masked_mean
 
+SCORE_WIDTH = 64
+"""Hidden units of a weight adapter. Many small steps that agree move a wide one's score at once."""
+
 
 class TextGate(nn.Module):
     """Two text-conditioned weight adapters, one scalar score each, and a softmax over the two."""
@@ -35,8 +38,8 @@ class WeightAdapter(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.stream_norm, self.text_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.hidden = nn.Linear(2 * width, width)
-        self.score = nn.Linear(width, 1)
+        self.hidden = nn.Linear(2 * width, SCORE_WIDTH)
+        self.score = nn.Linear(SCORE_WIDTH, 1)
 
     def forward(
         self, stream: Float[Tensor, "B Q W"], prompt: Float[Tensor, "B W"]

@@ -133,8 +133,8 @@ def qformer_config(name: str, num_layers: int, vocabulary: int) -> InstructBlipQ
         vocab_size=vocabulary,
         num_hidden_layers=num_layers,
         max_position_embeddings=512,
-        # BERT's .02 suits a width of 2500. Here fresh cross-attention would let a fifth of a clip
-        # through: two clips' rows differed by .18 of their spread, with this value by .72.
+        # BERT's .02 suits a width of 2500; at 384 fresh cross-attention would add whispers: rows of
+        # two clips differed by .18 of their spread, with this value by .72.
         initializer_range=sizes["hidden_size"] ** -0.5,
         **sizes,
     )

@@ -14,7 +14,7 @@ from policy.config import PolicyConfig
 from policy.feature_cache import FeatureCache
 from policy.features import FeatureExtractor
 from policy.processing import Example
-from policy.prompts import answer, encode_prompt
+from policy.prompts import encode_prompt
 
 
 def test_importing_the_package_loads_nothing_heavy():
@@ -78,9 +78,12 @@ def test_real_clips_give_different_rows_at_the_scale_of_words(embedded, real_cli
 
 
 @pytest.mark.slow
-def test_a_few_steps_make_it_say_what_each_clip_shows(embedded, real_clip, tmp_path):
-    """The visual path alone can tell two clips apart in the language model's own words."""
-    model, processor = embedded
+def test_ten_steps_tell_two_faces_apart(real_clip, tmp_path):
+    """The visual path trains at once: no level drowns the clip in what all clips share.
+
+    A random language model, so that nothing but the rows can carry the answer.
+    """
+    model, processor = build_policy(PolicyConfig(language_model="tiny"))
     extractor = FeatureExtractor(model, processor, FeatureCache(tmp_path))
     question = "What emotion does this person show?"
     truth = {"single_face.mp4": "happy", "WolfgangLanger_Pexels.mp4": "sad"}
@@ -89,25 +92,19 @@ def test_a_few_steps_make_it_say_what_each_clip_shows(embedded, real_clip, tmp_p
         for name, word in truth.items()
     ]
     batch = processor.collate(examples)
+    happy, sad = (processor.answer_tokens(word)[0] for word in truth.values())
     model.requires_grad_(False)
-    parameters = [
-        parameter
-        for part in ("low_level", "middle_level", "high_level", "projector")
-        for parameter in model.part_parameters(part)
-    ]
+    trained = ("low_level", "middle_level", "high_level", "projector")
+    parameters = [parameter for part in trained for parameter in model.part_parameters(part)]
     for parameter in parameters:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(parameters, lr=3e-4)
-    for _ in range(15):
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+    for _ in range(11):
         optimizer.zero_grad()
-        model(**batch).loss.backward()
+        output = model(**batch)
+        output.loss.backward()
         optimizer.step()
-    for name, word in truth.items():
-        reply = answer(
-            *embedded,
-            video=real_clip(name),
-            question=question,
-            max_new_tokens=4,
-            extractor=extractor,
-        )
-        assert reply.text == word
+    first = int((batch["labels"][0] != -100).nonzero()[0])  # of the answer; both prompts are equal
+    margin = output.logits[:, first - 1, happy] - output.logits[:, first - 1, sad]
+    assert margin[0] > 2.0
+    assert margin[1] < -2.0

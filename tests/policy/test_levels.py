@@ -62,7 +62,7 @@ def test_cross_attention_equals_a_loop_over_heads_and_words():
                 for n in range(5)
             ]
             heads.append(sum(s / sum(scores) * values[n, head] for n, s in enumerate(scores)))
-        rows.append(layer.output(torch.cat(heads)))
+        rows.append(layer.output(layer.output_norm(torch.cat(heads))))
     torch.testing.assert_close(layer(x, tokens, mask)[0], x[0] + torch.stack(rows))
 
 
@@ -77,7 +77,7 @@ def test_low_level_goes_from_the_first_stage_to_the_last(low_level):
     stages = [torch.randn(1, 2, 2, 4, 4), torch.randn(1, 2, 3, 2, 2)]
     frames = torch.ones(1, 2, dtype=torch.bool)
     first, second = (tokens(maps) for tokens, maps in zip(low_level.stages, stages, strict=True))
-    x = low_level.text(words)
+    x = low_level.text(low_level.text_norm(words))
     x = low_level.attention[0](x, first, torch.ones(1, 32, dtype=torch.bool))
     x = low_level.attention[1](x, second, torch.ones(1, 8, dtype=torch.bool))
     output, output_mask = low_level(words, mask, stages, frames)
