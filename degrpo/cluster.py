@@ -8,11 +8,9 @@ command line leaves nothing behind.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +25,7 @@ from pathlib import Path
 import psutil
 
 from common.errors import MachineError
+from common.processes import die_with_parent
 from common.progress import bar
 from degrpo.config import ClusterConfig
 
@@ -111,7 +110,7 @@ def start_cluster(config: ClusterConfig, *, working_dir: Path) -> Iterator[Clust
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=die_with_parent,
     )
     try:
         address = f"http://{config.host}:{dashboard_port}"
@@ -189,12 +188,6 @@ def _free_port(host: str) -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return probe.getsockname()[1]
-
-
-def _die_with_parent() -> None:
-    pr_set_pdeathsig = 1
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _wait_until_ready(head: subprocess.Popen, address: str, token: str, log: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +15,7 @@ from statistics import fmean
 
 from common.console import say
 from common.metrics import read_metrics
+from common.processes import die_with_parent
 from corpus.schema import Sample, Split, load_samples
 from degrpo.cluster import require_memory
 from degrpo.config import TrainConfig
@@ -23,7 +27,6 @@ CURVE_WIDTH = 8  # figures in the printed reward curve
 def demo(config: TrainConfig, *, recipe: str, overrides: Sequence[str]) -> int:
     """Run everything that is not done yet, then a new DE-GRPO run; print the outcome."""
     from corpus.mini import build_mini_corpus
-    from sft.run import run_stages
 
     require_memory(config.cluster.min_memory_gib)
     seconds: dict[str, float] = {}
@@ -32,7 +35,9 @@ def demo(config: TrainConfig, *, recipe: str, overrides: Sequence[str]) -> int:
         say(str(build_mini_corpus(config.corpus)))
     with _timed(seconds, "stages"):
         say("2/3  three pre-training stages")
-        run_stages(config.sft, config.policy, config.corpus)
+        code = stages_in_a_process_of_their_own(recipe, overrides)
+        if code:
+            return code
     with _timed(seconds, "DE-GRPO"):
         name = next_run_name(Path(config.output_dir), config.name)
         say(f"3/3  DE-GRPO on Ray: {Path(config.output_dir, name)}")
@@ -42,6 +47,19 @@ def demo(config: TrainConfig, *, recipe: str, overrides: Sequence[str]) -> int:
     if code == 0:
         say(summary(Path(config.output_dir, name), config, seconds))
     return code
+
+
+def stages_in_a_process_of_their_own(recipe: str, overrides: Sequence[str]) -> int:
+    """``degrpo sft``; its gigabytes are free again when the actors start."""
+    command = [sys.executable, "-m", "degrpo.cli", "sft", "--recipe", recipe, *overrides]
+    # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
+    stages = subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent)
+    try:
+        return stages.wait()
+    except KeyboardInterrupt:
+        stages.send_signal(signal.SIGINT)
+        stages.wait()
+        raise
 
 
 def next_run_name(outputs: Path, name: str) -> str:

@@ -70,6 +70,7 @@ def load_policy(
             f"policy {folder}", f"cannot be read: {error}", "copy or save it again"
         ) from error
     _refuse_differences(folder, info)
+    model.freeze_pretrained()
     return model.eval(), processor
 
 

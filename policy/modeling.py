@@ -100,10 +100,19 @@ class FaVChatForConditionalGeneration(PreTrainedModel, GenerationMixin):
         hidden_size = config.text_config.hidden_size
         self.projector = Projector(text_width, hidden_size, config.visual_scale)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
-        # Encoders start frozen; a stage that trains one unfreezes its part_parameters.
+        self.freeze_pretrained()
+        self.post_init()
+
+    def freeze_pretrained(self) -> None:
+        """Encoders and word embeddings take no gradient.
+
+        A stage that trains an encoder unfreezes its :meth:`part_parameters`. Loading replaces
+        parameters, so that a loaded policy has to be frozen again (policy.checkpoints does).
+        """
         self.general_encoder.requires_grad_(False)
         self.facial_encoder.requires_grad_(False)
-        self.post_init()
+        for table in self._word_embeddings():
+            table.requires_grad_(False)
 
     def _init_weights(self, module: nn.Module) -> None:
         # The language model and the Q-Formers draw their own values; ours use PyTorch's defaults.

@@ -104,9 +104,7 @@ class MiddleLevel(nn.Module):
 
 def _qformer(config: InstructBlipQFormerConfig, encoder_width: int) -> InstructBlipQFormerModel:
     settings = {**config.to_dict(), "encoder_hidden_size": encoder_width}
-    qformer = InstructBlipQFormerModel(InstructBlipQFormerConfig.from_dict(settings))
-    qformer.get_input_embeddings().requires_grad_(False)
-    return qformer
+    return InstructBlipQFormerModel(InstructBlipQFormerConfig.from_dict(settings))
 
 
 def qformer_config(name: str, num_layers: int, vocabulary: int) -> InstructBlipQFormerConfig:

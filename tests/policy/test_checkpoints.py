@@ -35,6 +35,17 @@ def test_every_tensor_and_setting_comes_back(tiny, saved):
     assert list(model.generation_config.suppress_tokens) == list(processor.banned_token_ids)
 
 
+def test_what_was_frozen_stays_frozen(tiny, saved):
+    """Else a loaded policy would run its encoders although their features lie in the cache."""
+    built = {name for name, one in tiny[0].named_parameters() if not one.requires_grad}
+    loaded = {
+        name for name, one in load_policy(saved)[0].named_parameters() if not one.requires_grad
+    }
+    assert loaded == built
+    assert any(name.startswith("facial_encoder.") for name in loaded)
+    assert any("word_embeddings" in name for name in loaded)
+
+
 def test_the_auto_classes_read_it(saved, tiny):
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
