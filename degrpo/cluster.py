@@ -69,7 +69,12 @@ class Cluster:
         ]
         command += ["--log-style", "record", "--log-color", "false", "--", *entrypoint]
         # A session of its own: Ctrl-C reaches this process alone, which then stops the job.
-        client = subprocess.Popen(command, env=dict(self.environment), start_new_session=True)
+        client = subprocess.Popen(
+            command,
+            env=dict(self.environment),
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
         try:
             return client.wait()
         except BaseException:
