@@ -1,8 +1,9 @@
 """Does the demo learn, and from the clip? The same RL run with several seeds, as a table.
 
-    python bench/demo_seeds.py --seeds 0 1 2
+    python bench/demo_seeds.py --seeds 1 2 --runs outputs/demo-1
 
 Starts from the policy that `degrpo demo` (or `degrpo sft`) left; a finished seed is not repeated.
+Finished runs named with --runs, such as the demo's own, are rows of the table, too.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from degrpo.config import TrainConfig
 from degrpo.launch import train
 
 
-def outcome(config: TrainConfig, recipe: str, seed: int) -> dict:
-    """Run one seed, unless it is finished, and read its figures."""
+def outcome(config: TrainConfig, recipe: str, seed: int) -> Path:
+    """Run one seed, unless it is finished; return its folder."""
     run = Path(config.output_dir, f"{config.name}-seed-{seed}")
     if not (run / "finished.json").exists():
         code = train(config, recipe=recipe, overrides=[f"name={run.name}", f"seed={seed}"])
         if code:
             raise SystemExit(code)
-    return json.loads((run / "evaluation.json").read_text())
+    return run
 
 
 def main() -> None:
@@ -32,16 +33,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--recipe", default="configs/demo.yaml")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, nargs="*", default=[])
     options = parser.parse_args()
     config = load_config(TrainConfig, options.recipe)
-    outcomes = {seed: outcome(config, options.recipe, seed) for seed in options.seeds}
+    runs = [*options.runs, *(outcome(config, options.recipe, seed) for seed in options.seeds)]
+    outcomes = {
+        json.loads((run / "run.json").read_text())["seed"]: json.loads(
+            (run / "evaluation.json").read_text()
+        )
+        for run in runs
+    }
     print(
         "| seed | pool before | pool after | shuffled, after | held-out before | held-out after |"
     )
     print("|---|---|---|---|---|---|")
     rows = []
-    for seed, result in outcomes.items():
+    for seed, result in sorted(outcomes.items()):
         before, after = result["before"], result["after"]
         row = [
             before["pool"],

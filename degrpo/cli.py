@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FaVChatError as error:
         sys.stderr.write(f"\n{type(error).__name__}: {error}\n")
         return 2
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped; nothing half-written is left, the same command continues\n")
         return INTERRUPTED
