@@ -72,7 +72,7 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(folder, whole_run):
     run = start(folder, "cut", f"num_steps={NUM_STEPS}")
     _wait_for(cut / "checkpoints" / "step-2", run)
     family = psutil.Process(run.pid).children(recursive=True)
-    driver = next(one for one in family if "degrpo/run.py" in " ".join(one.cmdline()))
+    driver = next(one for one in family if "degrpo/run.py" in one.cmdline()[1:2])
     driver.send_signal(signal.SIGKILL)
     assert run.wait(timeout=TIMEOUT) != 0
     assert not (cut / "finished.json").exists(), "killed too late to test anything"
