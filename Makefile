@@ -20,13 +20,15 @@ help: ## this list
 install: $(VENV)/.runtime ## virtual environment with the pinned CPU stack
 install-dev: $(VENV)/.dev ## the same with linter, type checker and tests
 
-$(BIN)/python:
+# A stamp, because a venv that fails half-way (no ensurepip) leaves bin/python but no pip.
+$(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
+	@touch $@
 
-$(VENV)/.runtime: requirements/cpu.lock pyproject.toml | $(BIN)/python
+$(VENV)/.runtime: requirements/cpu.lock pyproject.toml | $(VENV)/.created
 	@echo "installing the CPU stack (about 4 GB, two to five minutes)"
-	$(PIP) install --quiet $(TORCH_ARGS) torch==2.13.0
-	$(PIP) install --no-deps --progress-bar off --quiet -r requirements/cpu.lock
+	$(PIP) install $(TORCH_ARGS) torch==2.13.0
+	$(PIP) install --no-deps -r requirements/cpu.lock
 	$(PIP) install --no-deps --no-build-isolation --quiet --editable .
 	@touch $@
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean, stdev
 
 from common.config import load_config
 from degrpo.config import TrainConfig
@@ -44,27 +44,34 @@ def main() -> None:
         )
         for run in runs
     }
-    print(
-        "| seed | pool before | pool after | shuffled, after | held-out before | held-out after |"
-    )
+    print("| seed | pool before | pool after | after, clips shuffled | held-out before | after |")
     print("|---|---|---|---|---|---|")
-    rows = []
-    for seed, result in sorted(outcomes.items()):
-        before, after = result["before"], result["after"]
-        row = [
-            before["pool"],
-            after["pool"],
-            after["pool_shuffled"],
-            before["held_out"],
-            after["held_out"],
-        ]
-        rows.append(row)
-        print(f"| {seed} | " + " | ".join(f"{value:.3f}" for value in row) + " |")
-    columns = list(zip(*rows, strict=True))
-    print("| mean | " + " | ".join(f"{fmean(column):.3f}" for column in columns) + " |")
-    print("| spread (s.d.) | " + " | ".join(f"{pstdev(column):.3f}" for column in columns) + " |")
+    rows = {seed: figures(result) for seed, result in sorted(outcomes.items())}
+    for seed, row in rows.items():
+        print(f"| {seed} | " + " | ".join(map(_text, row)) + " |")
+    columns = list(zip(*rows.values(), strict=True))
+    spreads = [
+        stdev(column) if None not in column and len(rows) > 1 else None for column in columns
+    ]
+    means = [fmean(column) if None not in column else None for column in columns]
+    print("| mean | " + " | ".join(map(_text, means)) + " |")
+    print("| s.d. | " + " | ".join(map(_text, spreads)) + " |")
     constant = next(iter(outcomes.values()))["best_constant"]
     print(f"\nbest constant answer: {constant['reward']:.3f} (“{constant['text']}”)")
+    spread = max(spread or 0.0 for spread in spreads[:3])
+    before, after, shuffled = means[:3]
+    print(f"after - before {after - before:.3f}, own - shuffled {after - shuffled:.3f},")
+    print(f"largest spread between seeds {spread:.3f}")
+
+
+def figures(evaluation: dict) -> list[float | None]:
+    before, after = evaluation["before"], evaluation["after"]
+    pool = [before["pool"], after["pool"], after["pool_shuffled"]]
+    return [*pool, before["held_out"], after["held_out"]]
+
+
+def _text(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 if __name__ == "__main__":

@@ -46,10 +46,6 @@ class CorpusReport:
     rejected: tuple[Rejection, ...]
     seconds: float
 
-    @property
-    def samples_path(self) -> Path:
-        return self.path / "samples.jsonl"
-
     def __str__(self) -> str:
         splits = ", ".join(f"{count} {split}" for split, count in self.splits.items())
         return "\n".join(

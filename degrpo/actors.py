@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from common.errors import FaVChatError, MachineError
 from common.progress import bar
@@ -96,10 +96,12 @@ def connect(
     with contextlib.ExitStack() as ended:
         ended.callback(ray.shutdown)
         with bar("starting actors", total=4, unit="actor") as started:
-            learner = start_learner(config, policy)
+            learner = start_learner()
+            loading = learner.start.remote(config, policy)
             scheduler = start_scheduler(config, sample_ids, folder.lifecycle, folder.run_id)
             rewards = ended.enter_context(RewardClient(config.rewards))
             started.update(2)
+            get(loading, "learner")
             arguments = get(learner.sampler_arguments.remote(folder.language_model), "learner")
             started.update()
             rollouts = ended.enter_context(
@@ -114,18 +116,33 @@ def get(reference: Any, who: str) -> Any:
 
     Raises:
         FaVChatError: the one that the actor raised.
-        MachineError: when the actor's process died.
+        MachineError: when the actor's process died, or lacked disk or memory.
     """
     try:
         return ray.get(reference)
     except RayTaskError as error:
-        if isinstance(error.cause, FaVChatError):
-            raise error.cause from error
+        cause = error.cause
+        if isinstance(cause, FaVChatError):
+            raise cause from error
+        # Ray's own timeouts are OSErrors too, but say nothing about disk or memory.
+        if isinstance(cause, (OSError, MemoryError)) and not isinstance(cause, RayError):
+            raise MachineError(
+                f"{type(cause).__name__} in the {who} ({_first_line(cause)})",
+                "it needs disk and memory that it can use",
+                "free disk or memory, check the folder's permissions, and start the run again: "
+                "it continues from its last checkpoint",
+            ) from error
         raise
-    except RayActorError as error:
+    except RayError as error:  # an actor killed for memory is a plain RayError, not RayActorError
         raise MachineError(
-            f"a {who} that died ({str(error).splitlines()[0]})",
+            f"a {who} that died ({type(error).__name__}: {_first_line(error)})",
             "the run cannot go on without it",
             "free memory, look at the job's log, and start the run again: "
             "it continues from its last checkpoint",
         ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    """What went wrong, on one line; for an actor that failed to start, the error that it raised."""
+    lines = str(error).strip().splitlines() or ["no message"]
+    return lines[-1] if "in its creation task" in lines[0] else lines[0]

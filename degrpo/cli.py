@@ -111,6 +111,11 @@ def _add_chat(commands) -> None:
     chat.add_argument(
         "--max-new-tokens", type=int, default=64, help="longest answer (default: %(default)s)"
     )
+    chat.add_argument(
+        "--allow-no-face",
+        action="store_true",
+        help="answer about a clip without a face too; the facial stream then sees whole frames",
+    )
     chat.set_defaults(run=_chat)
 
 
@@ -186,6 +191,12 @@ def _chat(options: argparse.Namespace) -> int:
             "a question has words",
             "ask, say, --question 'What emotion does this person show?'",
         )
+    if options.max_new_tokens < 1:
+        raise ConfigError(
+            f"--max-new-tokens {options.max_new_tokens}",
+            "an answer has at least one token",
+            "leave it out for the default",
+        )
     folder = find_policy(options.policy)
     model, processor = load_policy(folder)
     reply = answer(
@@ -194,7 +205,10 @@ def _chat(options: argparse.Namespace) -> int:
         video=options.clip,
         question=options.question,
         max_new_tokens=options.max_new_tokens,
+        face_required=not options.allow_no_face,
     )
+    if not reply.face_found:
+        say("no face was found in this clip; the facial stream saw whole frames\n")
     general, facial = reply.stream_weights
     say(
         f"{reply.text}\n\n"

@@ -32,6 +32,8 @@ from degrpo.config import ClusterConfig
 FOLDER_PREFIX = "favchat-ray-"
 START_SECONDS = 90
 STOP_SECONDS = 20
+CGROUPS = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
 # What libraries repeat in every process and a user can do nothing about.
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -129,13 +131,52 @@ def start_cluster(config: ClusterConfig, *, working_dir: Path) -> Iterator[Clust
 
 def require_memory(gib: float) -> None:
     """Raise :class:`MachineError` when less than ``gib`` GiB of memory is free."""
-    free = psutil.virtual_memory().available / 2**30
+    free = available_memory() / 2**30
     if free < gib:
         raise MachineError(
             f"{free:.1f} GiB of free memory",
             f"this run needs cluster.min_memory_gib={gib:g}",
             "end other programs, use a smaller recipe, or lower cluster.min_memory_gib",
         )
+
+
+def available_memory(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
+    """Bytes that may still be taken: the machine's, or a container's where that is less.
+
+    Args:
+        cgroups: where control groups (version 2 or 1) are mounted.
+        membership: names the groups of this process, as ``/proc/self/cgroup``.
+    """
+    free = [psutil.virtual_memory().available]
+    lines = membership.read_text().splitlines() if membership.exists() else []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            mount, files = cgroups, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            mount = cgroups / "memory"
+            files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        # A limit may be set on any group above. Inside a container the own path is often not
+        # mounted; the mount then is the container's group.
+        own = Path(group.strip("/"))
+        free += [left for part in (own, *own.parents) for left in _left(mount / part, *files)]
+    return max(0, min(free))
+
+
+def _left(group: Path, limit_file: str, usage_file: str, cache_key: str) -> list[int]:
+    """Bytes under one group's limit, page cache that can be dropped included; [] if unlimited."""
+    try:
+        limit = (group / limit_file).read_text().strip()
+        if limit == "max":
+            return []
+        usage = int((group / usage_file).read_text())
+        rows = (group / "memory.stat").read_text().splitlines()
+        cache = sum(int(row.split()[1]) for row in rows if row.split()[0] == cache_key)
+        return [int(limit) - usage + cache]
+    except (OSError, ValueError, IndexError):  # no such group, or one that cannot be read
+        return []
 
 
 def _environment(folder: Path, host: str) -> dict[str, str]:
@@ -146,6 +187,11 @@ def _environment(folder: Path, host: str) -> dict[str, str]:
     environment |= QUIET | SHARED_CORES
     if host in ("127.0.0.1", "localhost"):
         environment |= LOOPBACK_ONLY
+    # Clients take the lower-case name first: both hold what either held.
+    direct = [environment.get("no_proxy", ""), environment.get("NO_PROXY", ""), host]
+    names = dict.fromkeys(name.strip() for value in direct for name in value.split(","))
+    no_proxy = ",".join(name for name in names if name)
+    environment |= {"no_proxy": no_proxy, "NO_PROXY": no_proxy}
     # A job's `python` is this one.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     return environment
@@ -174,8 +220,9 @@ def _ray() -> str:
 
 def _port(config: ClusterConfig, key: str) -> int:
     wanted = getattr(config, key)
+    free = _free_port(config.host)  # from here on the host is known to be good
     if wanted == 0:
-        return _free_port(config.host)
+        return free
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -191,7 +238,14 @@ def _port(config: ClusterConfig, key: str) -> int:
 
 def _free_port(host: str) -> int:
     with socket.socket() as probe:
-        probe.bind((host, 0))
+        try:
+            probe.bind((host, 0))
+        except (OSError, UnicodeError) as error:  # UnicodeError: not even the form of a name
+            raise MachineError(
+                f"cluster.host={host}",
+                f"it is an address of this machine ({error})",
+                "set cluster.host=127.0.0.1",
+            ) from error
         return probe.getsockname()[1]
 
 
@@ -199,11 +253,13 @@ def _wait_until_ready(head: subprocess.Popen, address: str, token: str, log: Pat
     request = urllib.request.Request(
         f"{address}/api/version", headers={"Authorization": f"Bearer {token}"}
     )
+    # Never through a proxy: it could not reach loopback, and would be shown the token.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with bar("starting Ray", total=START_SECONDS, unit="s") as waiting:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and head.poll() is None:
             with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                urllib.request.urlopen(request, timeout=5).close()
+                opener.open(request, timeout=5).close()
                 return
             time.sleep(0.5)
             waiting.update(0.5)

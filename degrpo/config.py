@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -218,6 +219,20 @@ class ClusterConfig:
     min_memory_gib: float = 8.0
     """A run refuses to start with less free memory."""
 
+    def check(self) -> None:
+        ports = {
+            key: (0 <= getattr(self, key) <= 65535, "a port lies in [0, 65535]", 0)
+            for key in ("port", "dashboard_port")
+        }
+        store = self.object_store_mib >= 80
+        ranges = {
+            "host": (bool(self.host.strip()), "it names an address of this machine", "127.0.0.1"),
+            **ports,
+            "object_store_mib": (store, "it is at least 80 (Ray refuses less than 75)", 256),
+            "min_memory_gib": (self.min_memory_gib >= 0, "it is not negative", 8.0),
+        }
+        _refuse_first("cluster", self, ranges)
+
 
 @dataclass(kw_only=True)
 class TrainConfig:
@@ -267,6 +282,13 @@ class TrainConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def check(self) -> None:
+        if self.name in (".", "..") or not re.fullmatch(r"[A-Za-z0-9._-]+", self.name):
+            raise ConfigError(
+                f"name={self.name!r}",
+                "a run's name is one folder's: letters, digits, dots, dashes and underscores, "
+                "not `.` or `..`",
+                "set name=demo, and output_dir for the folder above it",
+            )
         for key in ("num_steps", "batch_size", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key}={getattr(self, key)}", "it is at least 1", f"raise {key}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from corpus.schema import Sample, Split, load_samples
 from degrpo.cluster import require_memory
 from degrpo.config import TrainConfig
 from degrpo.launch import train
+from degrpo.run_folder import existing_run, same_recipe
 
 CURVE_WIDTH = 8  # figures in the printed reward curve
 
@@ -39,7 +39,7 @@ def demo(config: TrainConfig, *, recipe: str, overrides: Sequence[str]) -> int:
         if code:
             return code
     with _timed(seconds, "DE-GRPO"):
-        name = next_run_name(Path(config.output_dir), config.name)
+        name = next_run_name(config)
         say(f"3/3  DE-GRPO on Ray: {Path(config.output_dir, name)}")
         code = train(
             replace(config, name=name), recipe=recipe, overrides=[*overrides, f"name={name}"]
@@ -62,39 +62,26 @@ def stages_in_a_process_of_their_own(recipe: str, overrides: Sequence[str]) -> i
         raise
 
 
-def next_run_name(outputs: Path, name: str) -> str:
-    """``name-N``: the unfinished run with the largest N if it was cut off, else a new one."""
-    numbers = [
-        int(path.name.rpartition("-")[2])
-        for path in outputs.glob(f"{name}-*")
-        if path.name.rpartition("-")[2].isdigit()
-    ]
-    last = max(numbers, default=0)
-    unfinished = last > 0 and not (outputs / f"{name}-{last}" / "finished.json").exists()
-    return f"{name}-{last if unfinished else last + 1}"
+def next_run_name(config: TrainConfig) -> str:
+    """``name-N``: the last one where it was cut off and the recipe is the same, else a new one."""
+    outputs, name = Path(config.output_dir), config.name
+    ends = [path.name.removeprefix(f"{name}-") for path in outputs.glob(f"{name}-*")]
+    last = max((int(end) for end in ends if end.isdigit()), default=0)
+    run = outputs / f"{name}-{last}"
+    cut_off = (run / "config.yaml").exists() and not (run / "finished.json").exists()
+    if cut_off and same_recipe(replace(config, name=run.name), run):
+        return run.name
+    return f"{name}-{last + 1}"
 
 
 def summary(run: Path, config: TrainConfig, seconds: dict[str, float]) -> str:
     """What to see at the end: an answer before and after, the curve, where things lie."""
-    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation = existing_run(run)[0].read_evaluation()
     lines = ["", "─" * 78]
-    held_out = load_samples(Path(config.corpus.path, "samples.jsonl"), [Split.HELD_OUT])
-    if held_out:
-        lines += _before_and_after(held_out, evaluation)
-    lines += ["", "mean reward of greedy answers          before    after"]
-    for key, label in {
-        "pool": "RL pool",
-        "pool_shuffled": "RL pool, clips shuffled",
-        "held_out": "held-out clip",
-    }.items():
-        lines.append(
-            f"  {label:<36} "
-            f"{_figure(evaluation['before'][key])}  {_figure(evaluation['after'][key])}"
-        )
-    constant = evaluation["best_constant"]
-    lines.append(
-        f"  {'best constant answer':<36} {constant['reward']:7.3f}  (“{constant['text']}”)"
-    )
+    if {"before", "after"} <= evaluation.keys():
+        lines += _evaluation_lines(config, evaluation)
+    else:
+        lines += ["not evaluated before and after RL (evaluate=false)"]
     lines += [
         "",
         "reward of sampled responses, from first step to last:",
@@ -120,6 +107,26 @@ def reward_curve(run: Path) -> str:
     ]
     size = max(1, -(-len(rewards) // CURVE_WIDTH))
     return "  ".join(f"{fmean(rewards[i : i + size]):.3f}" for i in range(0, len(rewards), size))
+
+
+def _evaluation_lines(config: TrainConfig, evaluation: dict) -> list[str]:
+    held_out = load_samples(Path(config.corpus.path, "samples.jsonl"), [Split.HELD_OUT])
+    lines = _before_and_after(held_out, evaluation) if held_out else []
+    lines += ["", "mean reward of greedy answers          before    after"]
+    for key, label in {
+        "pool": "RL pool",
+        "pool_shuffled": "RL pool, clips shuffled",
+        "held_out": "held-out clip",
+    }.items():
+        lines.append(
+            f"  {label:<36} "
+            f"{_figure(evaluation['before'][key])}  {_figure(evaluation['after'][key])}"
+        )
+    constant = evaluation["best_constant"]
+    lines.append(
+        f"  {'best constant answer':<36} {constant['reward']:7.3f}  (“{constant['text']}”)"
+    )
+    return lines
 
 
 def _before_and_after(held_out: list[Sample], evaluation: dict) -> list[str]:

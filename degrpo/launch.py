@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,26 +19,16 @@ def train(
 ) -> int:
     """Submit ``degrpo/run.py`` with ``ray job submit``; return the job's exit code.
 
-    Without ``address`` a cluster is started for the job and stopped after it.
+    Without ``address`` a cluster is started for the job and stopped after it. Either way the job
+    is stopped when the command is interrupted.
     """
-    from degrpo.cluster import start_cluster
+    from degrpo.cluster import Cluster, start_cluster
 
     entrypoint = ["python", _relative(RUN_SCRIPT), "--recipe", recipe, *overrides]
     submission_id = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     if address is not None:
-        ray = str(Path(sys.executable).parent / "ray")
-        command = [
-            ray,
-            "job",
-            "submit",
-            "--address",
-            address,
-            "--submission-id",
-            submission_id,
-            "--",
-            *entrypoint,
-        ]
-        return subprocess.run(command, check=False).returncode
+        running = Cluster(address=address, environment=dict(os.environ))
+        return running.submit(entrypoint, submission_id=submission_id)
     with start_cluster(config.cluster, working_dir=Path.cwd()) as cluster:
         return cluster.submit(entrypoint, submission_id=submission_id)
 
@@ -60,7 +48,7 @@ def find_policy(given: Path | None, outputs: Path = Path("outputs")) -> Path:
         if (folder / "config.json").exists():
             return folder
     raise ConfigError(
-        f"--policy {given}" if given else f"no finished run under {outputs}/",
+        f"policy folder {given}" if given else f"no finished run under {outputs}/",
         "a policy's folder holds config.json and safetensors",
         "train one with `degrpo sft` or `degrpo demo`, or name a folder such as outputs/demo-1",
     )

@@ -1,8 +1,8 @@
 """Does it learn, and from the clip? Greedy answers of the RL pool and of the held-out clip.
 
-Four figures before and after RL: the mean reward of the pool, the same with every question asked
-about another source's clip, the mean reward of the held-out clip, and the best constant answer
-(one text for every sample, chosen with hindsight among all gold answers), which a policy that does
+Four figures before and after RL: the mean reward of the pool, the same with the clips shuffled
+among the samples, the mean reward of the held-out clip, and the best constant answer
+(one text for every sample, chosen with hindsight among the gold answers), which a policy that does
 not look cannot beat.
 """
 
@@ -33,18 +33,33 @@ class PoolScores:
 
 
 def shuffle_clips(samples: Sequence[Sample], seed: int) -> list[Sample]:
-    """Each sample with the clip of another, from another recording where there is one.
+    """The same questions, the pool's clips dealt out anew; each is used as often as before.
 
-    The ids are marked, so that logs never confuse a shuffled sample with the real one.
+    Among the rotations of a seeded order that groups recordings, the one is taken in which the
+    fewest samples keep their own clip, then the fewest keep their recording. The ids are marked, so
+    that logs never confuse a shuffled sample with the real one.
     """
-    rng = random.Random(seed)
-    shuffled = []
-    for sample in samples:
-        others = [other for other in samples if _recording(other) != _recording(sample)]
-        others = others or [other for other in samples if other.video != sample.video]
-        video = rng.choice(others).video if others else sample.video
-        shuffled.append(replace(sample, sample_id=f"{sample.sample_id}-shuffled", video=video))
-    return shuffled
+    order = sorted(range(len(samples)), key=lambda i: _recording(samples[i]))
+    random.Random(seed).shuffle(order)
+    order.sort(key=lambda i: _recording(samples[i]))  # stable: shuffled within a recording
+
+    def kept(shift: int) -> tuple[int, int]:
+        pairs = [(samples[i], samples[j]) for i, j in _rotated(order, shift)]
+        same_clip = sum(one.video == other.video for one, other in pairs)
+        return same_clip, sum(_recording(one) == _recording(other) for one, other in pairs)
+
+    if len(samples) < 2:
+        return [_with_clip_of(sample, sample) for sample in samples]
+    giver = dict(_rotated(order, min(range(1, len(samples)), key=kept)))
+    return [_with_clip_of(sample, samples[giver[i]]) for i, sample in enumerate(samples)]
+
+
+def _rotated(order: Sequence[int], shift: int) -> list[tuple[int, int]]:
+    return [(one, order[(place + shift) % len(order)]) for place, one in enumerate(order)]
+
+
+def _with_clip_of(sample: Sample, other: Sample) -> Sample:
+    return replace(sample, sample_id=f"{sample.sample_id}-shuffled", video=other.video)
 
 
 def evaluate_pool(

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 
 from common.config import load_config
 from common.console import say
-from common.errors import ConfigError, FaVChatError
+from common.errors import CheckpointError, ConfigError, FaVChatError
 from common.metrics import MetricsWriter
 from common.progress import bar
 from corpus.schema import Sample, Split, load_samples
 from degrpo.checkpoint import load_state, newest_checkpoint, save_checkpoint
 from degrpo.config import TrainConfig
 from degrpo.lifecycle.rollout_log import RolloutLog
-from degrpo.run_folder import RunFolder, open_run_folder
+from degrpo.run_folder import RunFolder, digest_of, open_run_folder
 
 if TYPE_CHECKING:
     from degrpo.actors import Actors
@@ -74,31 +74,30 @@ def run(config: TrainConfig) -> Path:
             "it has no sample in the split `rl`",
             "run `degrpo corpus build`",
         )
-    folder = open_run_folder(config)
-    if folder.finished and folder.steps_done >= config.num_steps:
-        say(f"{folder.path} is finished; choose another name, or raise num_steps to go on")
-        return folder.path
-    with connect(
-        config, folder, initial_policy(config, folder), [sample.sample_id for sample in pool]
-    ) as actors:
-        with MetricsWriter(folder.path) as metrics:
-            loop = Loop(
-                config,
-                actors,
-                {sample.sample_id: sample for sample in pool},
-                RolloutLog(folder.rollouts),
-                metrics,
-            )
-            start = restore(loop, actors, folder)
-            if start == 0:
-                evaluate(loop, folder, "before", 0, pool, held_out)
-            train(loop, actors, folder, start)
-            evaluate(loop, folder, "after", config.num_steps, pool, held_out)
-        finish(actors, folder, config.num_steps)
+    policy = initial_policy(config)
+    digest = digest_of(policy)
+    with open_run_folder(config, digest) as folder:
+        refuse_fewer_steps(config, folder)
+        if folder.finished and folder.steps_done >= config.num_steps:
+            say(f"{folder.path} is finished; choose another name, or raise num_steps to go on")
+            return folder.path
+        pool_ids = [sample.sample_id for sample in pool]
+        with connect(config, folder, policy, pool_ids) as actors:
+            signal.signal(signal.SIGTERM, _interrupt)  # ray.init put its own in place
+            with MetricsWriter(folder.path) as metrics:
+                samples = {sample.sample_id: sample for sample in pool}
+                loop = Loop(config, actors, samples, RolloutLog(folder.rollouts), metrics)
+                start = restore(loop, actors, folder)
+                if start == 0:
+                    evaluate(loop, folder, "before", 0, pool, held_out)
+                train(loop, actors, folder, start)
+                evaluate(loop, folder, "after", config.num_steps, pool, held_out)
+            refuse_changed_policy(policy, digest)
+            finish(actors, folder, config.num_steps)
     return folder.path
 
 
-def initial_policy(config: TrainConfig, folder: RunFolder) -> Path:
+def initial_policy(config: TrainConfig) -> Path:
     """The policy that RL starts from and stays close to: given, built, or the last stage's."""
     from degrpo.launch import find_policy
 
@@ -106,11 +105,33 @@ def initial_policy(config: TrainConfig, folder: RunFolder) -> Path:
         from policy.build import build_policy
         from policy.checkpoints import save_policy
 
-        path = folder.path / "initial_policy"
+        path = Path(config.output_dir, f"{config.name}-initial-policy").resolve()
         if not path.exists():
             save_policy(*build_policy(config.policy), path)
         return path
     return find_policy(Path(config.init_policy or Path(config.sft.output_dir, "stage-3")))
+
+
+def refuse_fewer_steps(config: TrainConfig, folder: RunFolder) -> None:
+    """A continuation goes forward."""
+    checkpoint = newest_checkpoint(folder.checkpoints)
+    done = int(load_state(checkpoint)["step"]) if checkpoint else 0
+    if done > config.num_steps:
+        raise ConfigError(
+            f"num_steps={config.num_steps}",
+            f"the run in {folder.path} has done {done} steps",
+            f"set num_steps={done} or more, or choose another name",
+        )
+
+
+def refuse_changed_policy(policy: Path, digest: str) -> None:
+    """The adapters are merged into the policy that they were trained on, or not at all."""
+    if digest_of(policy) != digest:
+        raise CheckpointError(
+            f"{policy}, which changed during the run",
+            "the trained adapters belong to the policy that RL started from",
+            "bring that policy back and run the same command: it only merges and reports",
+        )
 
 
 def require_cluster() -> None:

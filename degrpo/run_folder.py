@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from common.config import load_config, save_config
-from common.errors import ConfigError, MachineError
+from common.errors import ConfigError
+from common.folders import claim
+from degrpo.checkpoint import newest_checkpoint
 from degrpo.config import TrainConfig
 
-# What may differ between a run and its continuation: nothing that changes what is computed.
-FREE_ON_RESUME = {
+# What may differ between a run and its continuation: nothing that changes what is computed. The
+# policy to start from is compared by its weights.
+FREE_ON_RESUME = (
     "num_steps",
     "evaluate",
     "checkpoint_every",
     "keep_checkpoints",
     "resume",
-    "cluster",
+    "init_policy",
+    "policy.",
+    "sft.",
     "max_failed_fraction",
-}
+    "cluster.",
+    "rollouts.num_workers",
+    "rollouts.kv_cache_gib",
+    "rollouts.max_num_seqs",
+    "rollouts.threads",
+    "rollouts.timeout_seconds",
+    "rollouts.cpus_per_worker",
+    "rollouts.gpus_per_worker",
+    "rewards.timeout_seconds",
+    "learner.threads",
+    "learner.micro_batch_tokens",
+    "learner.prompt_cache_mib",
+)
 PACKAGES = (
     "torch",
     "transformers",
@@ -89,38 +110,58 @@ class RunFolder:
         write_json(self.path / "finished.json", {"time": time.time(), "steps": steps})
 
 
-def open_run_folder(config: TrainConfig) -> RunFolder:
-    """Create the run's folder with ``config.yaml`` and ``run.json``, or recognise an earlier one.
+@contextmanager
+def open_run_folder(config: TrainConfig, policy_digest: str) -> Iterator[RunFolder]:
+    """Hold the run's folder: a new one with ``config.yaml`` and ``run.json``, or an earlier run's.
+
+    A run that was cut off before its first checkpoint has nothing to continue from and begins anew.
+
+    Args:
+        policy_digest: names the weights that RL starts from (:func:`digest_of`); adapters of one
+            base policy mean nothing on another.
 
     Raises:
-        ConfigError: when the folder holds a run and ``resume`` is off, or one of another recipe.
+        ConfigError: when the folder holds a run and ``resume`` is off, a run of another recipe or
+            from another policy, or when another process is writing it.
         MachineError: when the folder cannot be written.
     """
     path = Path(config.output_dir, config.name).resolve()
-    facts = path / "run.json"
-    if facts.exists():
-        if not config.resume:
-            raise ConfigError(
-                f"name={config.name} with resume=false",
-                f"{path} already holds a run",
-                "choose another name, or set resume=true",
-            )
-        _refuse_other_recipe(config, path)
-        return RunFolder(path=path, run_id=json.loads(facts.read_text())["run_id"])
-    try:
-        path.mkdir(parents=True, exist_ok=True)
+    with claim(path, "name"):
+        facts = path / "run.json"
+        if facts.exists() and has_progress(path):
+            if not config.resume:
+                raise ConfigError(
+                    f"name={config.name} with resume=false",
+                    f"{path} already holds a run",
+                    "choose another name, or set resume=true",
+                )
+            _refuse_other_recipe(config, path)
+            known = json.loads(facts.read_text())
+            _refuse_other_policy(known["policy_digest"], policy_digest, path)
+            yield RunFolder(path=path, run_id=known["run_id"])
+            return
+        _clear(path)
         save_config(config, path / "config.yaml")
         run_id = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        write_json(
-            facts, {"run_id": run_id, "started": time.time(), "seed": config.seed, **_provenance()}
-        )
-    except OSError as error:
-        raise MachineError(
-            f"output folder {path}",
-            f"it cannot be written ({error.strerror})",
-            "set output_dir to a folder of yours with free space",
-        ) from error
-    return RunFolder(path=path, run_id=run_id)
+        started = {"run_id": run_id, "started": time.time(), "seed": config.seed}
+        write_json(facts, {**started, "policy_digest": policy_digest, **_provenance()})
+        yield RunFolder(path=path, run_id=run_id)
+
+
+def has_progress(path: Path) -> bool:
+    """Is there anything in a run's folder that a new run would destroy?"""
+    return newest_checkpoint(path / "checkpoints") is not None or (path / "finished.json").exists()
+
+
+def same_recipe(config: TrainConfig, path: Path) -> bool:
+    """Could ``config`` continue the run in ``path``?"""
+    return not _differences(config, path)
+
+
+def digest_of(policy: Path) -> str:
+    """Sixteen hex digits that name a policy's weights."""
+    with (policy / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def existing_run(path: Path) -> tuple[RunFolder, TrainConfig]:
@@ -152,14 +193,48 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _refuse_other_recipe(config: TrainConfig, path: Path) -> None:
-    before, now = asdict(load_config(TrainConfig, path / "config.yaml")), asdict(config)
-    for key in now:
-        if key not in FREE_ON_RESUME and before[key] != now[key]:
-            raise ConfigError(
-                f"{key}={now[key]!r}",
-                f"the run in {path} was started with {before[key]!r}",
-                "choose another name for the new recipe",
-            )
+    for key, (before, now) in _differences(config, path).items():
+        raise ConfigError(
+            f"{key}={now!r}",
+            f"the run in {path} was started with {key}={before!r}",
+            "choose another name for the new recipe",
+        )
+
+
+def _refuse_other_policy(before: str, now: str, path: Path) -> None:
+    if before != now:
+        raise ConfigError(
+            f"a policy to start from with digest {now}",
+            f"the run in {path} started from another one ({before})",
+            "choose another name, or bring the first policy back",
+        )
+
+
+def _differences(config: TrainConfig, path: Path) -> dict[str, tuple[Any, Any]]:
+    """What a continuation may not change but does: dotted key -> (before, now)."""
+    before = _flat(asdict(load_config(TrainConfig, path / "config.yaml")))
+    now = _flat(asdict(config))
+    return {
+        key: (before.get(key), now.get(key))
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(FREE_ON_RESUME)
+    }
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _clear(path: Path) -> None:
+    """Remove what a run without a checkpoint left, so that nothing of it mixes with the new one."""
+    for name in ("lifecycle", "rollouts", "tensorboard", "checkpoints", "language_model"):
+        shutil.rmtree(path / name, ignore_errors=True)
+    for name in ("metrics.jsonl", "evaluation.json", "run.json", "config.yaml"):
+        (path / name).unlink(missing_ok=True)
 
 
 def _provenance() -> dict[str, Any]:

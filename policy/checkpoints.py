@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ from safetensors import SafetensorError
 
 from common.errors import CheckpointError
 from policy.build import register_policy
-from policy.language import refuse_adapters, replace_folder
+from policy.language import refuse_adapters, replaced_folder, restore_folder
 from policy.modeling import FaVChatForConditionalGeneration
 from policy.processing import FaVChatProcessor
 
@@ -31,11 +30,9 @@ def save_policy(
     """
     refuse_adapters(model.language_model)
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    model.save_pretrained(temporary)
-    processor.save_pretrained(temporary)
-    replace_folder(temporary, folder)
+    with replaced_folder(folder) as new:
+        model.save_pretrained(new)
+        processor.save_pretrained(new)
     return folder
 
 
@@ -49,6 +46,7 @@ def load_policy(
     """
     register_policy()
     folder = Path(folder)
+    restore_folder(folder)
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"policy {folder}",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,11 +99,9 @@ def export_language_model(
     """
     refuse_adapters(model.language_model)
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    model.language_model.save_pretrained(temporary)
-    processor.tokenizer.save_pretrained(temporary)
-    replace_folder(temporary, folder)
+    with replaced_folder(folder) as new:
+        model.language_model.save_pretrained(new)
+        processor.tokenizer.save_pretrained(new)
     return folder
 
 
@@ -114,16 +115,58 @@ def refuse_adapters(language_model: torch.nn.Module) -> None:
         )
 
 
-def replace_folder(temporary: Path, folder: Path) -> None:
-    """Put ``temporary`` in the place of ``folder`` (both on one file system)."""
-    temporary.chmod(0o755)  # mkdtemp makes it private
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-        folder.rename(old / folder.name)
-        temporary.rename(folder)
-        shutil.rmtree(old)
-    else:
-        temporary.rename(folder)
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill; it takes the place of ``folder`` when the block ends.
+
+    A block that raises changes nothing and leaves nothing. What a killed process left is cleared
+    away by the next writer; if it was killed between the two renames, that writer or
+    :func:`restore_folder` puts the old folder back.
+    """
+    new, old = _beside(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _only_writer(folder.parent):
+        _settle(folder)
+        try:
+            new.mkdir()
+            yield new
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+        finally:
+            _settle(folder)
+
+
+def restore_folder(folder: Path) -> None:
+    """Put back a ``folder`` whose writer was killed in the moment of replacing it."""
+    if not folder.exists() and _beside(folder)[1].exists():
+        with _only_writer(folder.parent):
+            _settle(folder)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """Where the next ``folder`` is written and the last one waits until that one is in place."""
+    return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+
+
+def _settle(folder: Path) -> None:
+    new, old = _beside(folder)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def _only_writer(parent: Path) -> Iterator[None]:
+    """Hold the lock of a directory: it leaves no file, and ends with its process."""
+    descriptor = os.open(parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems lock no directories
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _smollm2_tokenizer() -> PreTrainedTokenizerBase:

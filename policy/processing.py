@@ -247,7 +247,8 @@ def no_face(video: str | Path) -> NoFaceError:
     return NoFaceError(
         f"video {video} without a face",
         "the facial stream needs one in at least one frame",
-        "leave the video out, or pass face_required=False to use whole frames",
+        "leave the video out, or let whole frames do: --allow-no-face on the command line of "
+        "`degrpo chat`, face_required=False in code",
     )
 
 

@@ -9,6 +9,9 @@ from rewards.types import RewardBreakdown, RewardRequest
 
 Scorer = Callable[[Sequence[RewardRequest]], Sequence[Sequence[RewardBreakdown]]]
 
+MAX_CANDIDATES = 64
+REQUESTS_PER_CALL = 8  # times MAX_CANDIDATES answers: well under a reward service's time limit
+
 
 def best_constant(
     score: Scorer,
@@ -17,30 +20,30 @@ def best_constant(
 ) -> tuple[str, float]:
     """The one answer that earns most when it is given to every question.
 
+    An answer that cannot be scored on a request earns 0 there, as a policy's answer does.
+
     Args:
         score: ``RewardClient.score``, or ``functools.partial(rewards.scoring.score, functions)``.
+            It is called with ``REQUESTS_PER_CALL`` requests at a time.
         requests: the pool; whatever completions they carry are ignored.
-        candidates: answers to try, such as the gold answers of the pool.
+        candidates: answers to try, such as the gold answers of the pool. To bound the cost, only
+            the first ``MAX_CANDIDATES`` different ones are tried.
 
     Returns:
         The best candidate (the first of equals) and its mean total over the pool.
 
     Raises:
-        ValueError: without requests or candidates, or when no candidate can be scored on every
-            request (means over different samples would not compare).
+        ValueError: without requests or candidates.
     """
-    texts = tuple(dict.fromkeys(candidates))
+    texts = tuple(dict.fromkeys(candidates))[:MAX_CANDIDATES]
     if not texts or not requests:
         raise ValueError(f"needs candidates and requests, got {len(texts)} and {len(requests)}")
-    scored = score([replace(request, completions=texts) for request in requests])
-    means: dict[str, float] = {}
-    for index, text in enumerate(texts):
-        totals = [row[index].total for row in scored]
-        known = [total for total in totals if total is not None]
-        if len(known) == len(totals):
-            means[text] = sum(known) / len(known)
-    if not means:
-        errors = {row[0].error for row in scored if row[0].error}
-        raise ValueError(f"no candidate could be scored on every request: {sorted(errors)[:3]}")
-    best = max(means, key=lambda text: means[text])
-    return best, means[best]
+    sums = [0.0] * len(texts)
+    for start in range(0, len(requests), REQUESTS_PER_CALL):
+        chunk = requests[start : start + REQUESTS_PER_CALL]
+        for row in score([replace(request, completions=texts) for request in chunk]):
+            sums = [
+                total + (breakdown.total or 0.0) for total, breakdown in zip(sums, row, strict=True)
+            ]
+    best = max(range(len(texts)), key=sums.__getitem__)
+    return texts[best], sums[best] / len(requests)

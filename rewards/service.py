@@ -94,7 +94,7 @@ class RewardClient:
             if isinstance(error.cause, FaVChatError):
                 raise error.cause from error
             raise
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+        except ray.exceptions.RayError as error:  # died, killed for memory, or too slow
             self.close()
             raise MachineError(
                 f"a reward service that did not start within {START_SECONDS:.0f} s",
@@ -159,9 +159,11 @@ class RewardClient:
 
         try:
             return ray.get(self._actor.score.remote(requests), timeout=seconds)
+        except ray.exceptions.RayTaskError:
+            raise  # scoring catches what a reward raises: this is a defect, not a dead process
         except ray.exceptions.GetTimeoutError:
             reason = f"the reward service gave no answer within {seconds:.1f} s"
-        except ray.exceptions.RayActorError:
+        except ray.exceptions.RayError:  # killed for memory is a plain RayError
             reason = "the reward service's process died"
         self.restarts += 1
         self.close()

@@ -13,17 +13,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common.errors import CheckpointError, ConfigError, MachineError
+from common.errors import CheckpointError, MachineError
 from corpus.schema import Sample
 from policy.config import PolicyConfig
 from sft.config import StageConfig
@@ -111,35 +109,6 @@ def publish(folder: Path, *, fingerprint: str, stage: int, metrics: dict[str, An
         folder.rename(old)
     partial.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def claim(output_dir: Path) -> Iterator[None]:
-    """Hold ``output_dir`` for this process, so that no second run trains into it.
-
-    Raises:
-        MachineError: when the folder cannot be written.
-        ConfigError: when another run holds it.
-    """
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        lock = (output_dir / ".lock").open("w")
-    except OSError as error:
-        raise MachineError(
-            f"sft.output_dir={output_dir} ({error.strerror})",
-            "stages are written to a folder that can be created and written",
-            "set sft.output_dir to such a folder",
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                f"sft.output_dir={output_dir}, which another run is training in",
-                "one run at a time trains into a folder",
-                "wait for that run, or set sft.output_dir to another folder",
-            ) from error
-        yield
 
 
 def check_room(output_dir: Path, *, needed_bytes: int) -> None:

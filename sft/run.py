@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import CheckpointError, ConfigError
+from common.folders import claim
 from corpus.config import CorpusConfig
 from corpus.schema import Sample, Split, load_samples
 from policy.config import PolicyConfig
@@ -21,7 +22,6 @@ from sft.data import find_usable, refuse_too_many_skipped, rows, rows_with_swapp
 from sft.folders import (
     POLICY,
     check_room,
-    claim,
     finished_fingerprint,
     fresh_partial,
     policy_fingerprint,
@@ -82,7 +82,7 @@ def run_stages(
     numbers = check_stages(stages)
     samples = load_samples(Path(corpus.path) / "samples.jsonl")
     output_dir = Path(sft.output_dir)
-    with claim(output_dir):
+    with claim(output_dir, "sft.output_dir"):
         start = _start_fingerprint(output_dir, policy, numbers[0])
         for number in numbers:
             plan = _plan(number, sft, samples, output_dir, start)

@@ -20,8 +20,7 @@ MAY_IMPORT = {
     "corpus": {"policy", "common"},
     "rollouts": {"policy", "common"},
     "sft": {"corpus", "policy", "common"},
-    "evaluation": {"corpus", "policy", "common"},
-    "degrpo": {"common", "policy", "rewards", "corpus", "rollouts", "sft", "evaluation"},
+    "degrpo": {"common", "policy", "rewards", "corpus", "rollouts", "sft"},
 }
 ENGINES = {"ray", "vllm", "deepspeed"}
 # Files that may name an engine at all, even inside a function.
@@ -31,7 +30,12 @@ EXCEPT = {"degrpo/scheduler/actor.py"}
 
 
 def sources(*packages: str) -> list[Path]:
-    return sorted(path for package in packages for path in (ROOT / package).rglob("*.py"))
+    found = []
+    for package in packages:
+        files = sorted((ROOT / package).rglob("*.py"))
+        assert files, f"{package}/ has no sources, so nothing about it is checked"
+        found += files
+    return found
 
 
 def module_name(path: Path) -> str:

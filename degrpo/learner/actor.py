@@ -24,7 +24,8 @@ class LearnerActor:
     It is not restarted when it dies: the run goes back to its last checkpoint instead.
     """
 
-    def __init__(self, config: TrainConfig, policy_dir: str | Path) -> None:
+    def start(self, config: TrainConfig, policy_dir: str | Path) -> None:
+        """Load the policy. Not in the constructor: Ray would turn its errors into a dead actor."""
         # Ray set OMP_NUM_THREADS from num_cpus; learner and sampler take turns on the same cores.
         torch.set_num_threads(config.learner.threads or os.cpu_count() or 1)
         self._learner = Learner(config, policy_dir)
@@ -58,11 +59,11 @@ class LearnerActor:
         self._learner.save_merged(folder)
 
 
-def start_learner(config: TrainConfig, policy_dir: str | Path) -> Any:
-    """Start the learner actor in the connected Ray cluster; returns its handle.
+def start_learner() -> Any:
+    """Start an empty learner actor in the connected Ray cluster; returns its handle.
 
     No CPU is reserved: learner and sampler take turns on the same cores.
     """
     import ray
 
-    return ray.remote(num_cpus=0, max_restarts=0)(LearnerActor).remote(config, policy_dir)
+    return ray.remote(num_cpus=0, max_restarts=0)(LearnerActor).remote()

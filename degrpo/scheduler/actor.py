@@ -153,10 +153,6 @@ class SchedulerHost:
         self._seq, self._open = self._log.next_seq, None
         return self._scheduler.metrics()
 
-    def metrics(self) -> dict[str, float]:
-        """The scheduler's scalars."""
-        return self._scheduler.metrics()
-
     def state_dict(self) -> dict[str, Any]:
         """Scheduler and log position after the last committed step; JSON-able.
 

@@ -99,7 +99,7 @@ class TestSources:
 
 @pytest.fixture(scope="module")
 def samples(small_corpus: CorpusReport) -> list[Sample]:
-    return load_samples(small_corpus.samples_path)
+    return load_samples(small_corpus.path / "samples.jsonl")
 
 
 class TestSamples:
@@ -303,7 +303,7 @@ def test_all_real_faces_there_are(tmp_path: Path) -> None:
     rejected = (report.path / "rejected.jsonl").read_text().splitlines()
     assert [json.loads(line)["reason"] for line in rejected] == ["no face"] * 4
     assert all(36 <= len(read_clip(path).frames) <= 40 for path in report.path.glob("clips/*.mp4"))
-    samples = load_samples(report.samples_path)
+    samples = load_samples(report.path / "samples.jsonl")
     qa = {(sample.question, sample.answer) for sample in samples if sample.split == "qa"}
     assert len(qa) >= 50
     assert all(len(s.answer.split()) <= 24 for s in samples if s.split != "summary")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common.errors import ConfigError
 from degrpo.cli import main
+from degrpo.cluster import Cluster
 from degrpo.config import TrainConfig
 from degrpo.demo import next_run_name, reward_curve
-from degrpo.launch import find_policy
+from degrpo.launch import find_policy, train
+from degrpo.run_folder import open_run_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +50,7 @@ def test_help_imports_nothing_heavy():
         (["chat", "--clip", "x.mp4", "--question", " "], ["a question has words"]),
         (
             ["chat", "--clip", "x.mp4", "--question", "q", "--policy", "/nonexistent"],
-            ["/nonexistent", "config.json"],
+            ["policy folder /nonexistent", "config.json"],
         ),
     ],
 )
@@ -69,12 +72,16 @@ def test_run_refuses_to_start_a_cluster_of_its_own(monkeypatch, capsys):
 
 
 def test_the_demo_continues_a_cut_off_run_and_never_overwrites_a_finished_one(tmp_path):
-    assert next_run_name(tmp_path, "demo") == "demo-1"
+    config = TrainConfig(output_dir=str(tmp_path), name="demo")
+    assert next_run_name(config) == "demo-1"
     for number in (1, 2, 10):
-        (tmp_path / f"demo-{number}").mkdir()
-    assert next_run_name(tmp_path, "demo") == "demo-10"
+        with open_run_folder(replace(config, name=f"demo-{number}"), "digest"):
+            pass
+    assert next_run_name(config) == "demo-10", "cut off: it goes on"
+    assert next_run_name(replace(config, num_steps=99)) == "demo-10", "longer is the same recipe"
+    assert next_run_name(replace(config, seed=7)) == "demo-11", "another recipe is another run"
     (tmp_path / "demo-10" / "finished.json").write_text("{}")
-    assert next_run_name(tmp_path, "demo") == "demo-11"
+    assert next_run_name(config) == "demo-11"
 
 
 def test_reward_curve_averages_equal_stretches(tmp_path):
@@ -95,6 +102,23 @@ def test_the_newest_finished_run_is_the_default_policy(tmp_path):
     (tmp_path / "a" / "finished.json").write_text("{}")
     assert find_policy(None, tmp_path) == tmp_path / "a" / "policy"
     assert find_policy(tmp_path / "b") == tmp_path / "b" / "policy"
+
+
+def test_a_given_address_gets_the_job_without_a_cluster_of_ones_own(monkeypatch):
+    jobs = []
+
+    def submit(self, entrypoint, *, submission_id):
+        jobs.append((self.address, self.environment, list(entrypoint), submission_id))
+        return 3
+
+    monkeypatch.setattr(Cluster, "submit", submit)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    code = train(TrainConfig(), recipe="r.yaml", overrides=["seed=1"], address="http://head:8265")
+    ((address, environment, entrypoint, submission_id),) = jobs
+    assert (code, address, environment["RAY_AUTH_TOKEN"]) == (3, "http://head:8265", "secret")
+    assert entrypoint == ["python", "degrpo/run.py", "--recipe", "r.yaml", "seed=1"]
+    assert submission_id.startswith("demo-")
 
 
 def test_every_recipe_loads():

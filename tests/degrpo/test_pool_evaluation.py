@@ -32,19 +32,28 @@ def _reward(text, sample):
     return RewardBreakdown(total=float(text == sample.answer), parts={}, seconds=0.0)
 
 
-def test_shuffled_clips_come_from_another_source_and_keep_the_question():
-    shuffled = shuffle_clips(POOL, seed=0)
-    for before, after in zip(POOL, shuffled, strict=True):
-        assert after.question == before.question
-        assert after.answer == before.answer
-        assert {s.video: s.source for s in POOL}[after.video] != before.source
+def test_shuffling_deals_the_same_clips_out_anew():
+    pool = [_sample(name, "one", name) for name in "abcde"] + [
+        _sample(name, "two", name) for name in "fgh"
+    ]
+    shuffled = shuffle_clips(pool, seed=0)
+    assert sorted(one.video for one in shuffled) == sorted(one.video for one in pool)
+    source = {one.video: one.source for one in pool}
+    kept = [
+        before.source == source[after.video] for before, after in zip(pool, shuffled, strict=True)
+    ]
+    # Five of eight clips are of one recording: 5 - 3 = 2 samples must keep it, no more do.
+    assert sum(kept) == 2
+    for before, after in pairs:
+        assert after.video != before.video
+        assert (after.question, after.answer) == (before.question, before.answer)
         assert after.sample_id == f"{before.sample_id}-shuffled"
-    assert shuffle_clips(POOL, seed=0) == shuffled
+    assert shuffle_clips(pool, seed=0) == shuffled
+    assert shuffle_clips(pool, seed=1) != shuffled
 
 
-def test_one_source_alone_still_shuffles_between_its_clips():
-    shuffled = shuffle_clips(POOL[:2], seed=0)
-    assert [sample.video for sample in shuffled] == ["/clips/b.mp4", "/clips/a.mp4"]
+def test_one_sample_alone_has_nothing_to_swap():
+    assert [one.video for one in shuffle_clips(POOL[:1], seed=0)] == [POOL[0].video]
 
 
 def test_means_by_hand():
@@ -55,6 +64,7 @@ def test_means_by_hand():
         return [(text, _reward(text, sample)) for text, sample in zip(texts, samples, strict=True)]
 
     scores, texts = evaluate_pool(answer, phase="before", pool=POOL, held_out=held_out, seed=0)
-    # Own clips: all right. Shuffled: all see the other source, whose answer differs.
-    assert (scores.pool, scores.pool_shuffled, scores.held_out) == (1.0, 0.0, 0.0)
+    # Own clips: all right. Three clips dealt anew: c (sad) gets a happy clip, its clip goes to a or
+    # b, and the other of the two gets a happy clip again: one of three is right.
+    assert (scores.pool, scores.pool_shuffled, scores.held_out) == (1.0, 1 / 3, 0.0)
     assert texts == {"a": "happy", "b": "happy", "c": "sad", "h": "angry"}

@@ -87,6 +87,40 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(folder, whole_run):
     assert _rows(cut, columns) == _rows(whole_run, columns)
 
 
+def test_ctrl_c_ends_everything_and_the_same_command_finishes(folder, whole_run):
+    """In the middle of training; then the command given again does what was left."""
+    cut = folder / "interrupted"
+    run = start(folder, "interrupted", f"num_steps={NUM_STEPS}")
+    _wait_for(cut / "checkpoints" / "step-1", run)
+    family = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(signal.SIGINT)
+    assert run.wait(timeout=TIMEOUT) == 130
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert alive == []
+    assert "Traceback" not in (folder / "interrupted.log").read_text()
+    code = start(folder, "interrupted", f"num_steps={NUM_STEPS}").wait(timeout=TIMEOUT)
+    assert code == 0, (folder / "interrupted.log").read_text()[-3000:]
+    assert trajectory(cut, NUM_STEPS) == trajectory(whole_run, NUM_STEPS)
+
+
+def test_ctrl_c_in_the_stages_leaves_nothing_that_looks_finished(folder):
+    stages = folder / "sft"
+    own = [f"corpus.path={folder}/corpus", f"sft.output_dir={stages}", "sft.stage_1.epochs=500"]
+    recipe = ["--recipe", str(ROOT / "configs/tiny.yaml"), "--stage", "1"]
+    log = (folder / "sft.log").open("w")
+    command = [sys.executable, "-m", "degrpo.cli", "sft", *recipe, *own]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    _wait_for(stages / "stage-1.partial", run)
+    time.sleep(5)  # into the training
+    run.send_signal(signal.SIGINT)
+    assert run.wait(timeout=TIMEOUT) == 130
+    assert not (stages / "stage-1").exists()
+    again = _degrpo("sft", *recipe, *own, "sft.stage_1.epochs=1")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert (stages / "stage-1" / "stage.json").exists()
+    assert not (stages / "stage-1.partial").exists()
+
+
 def test_chat_answers_from_the_run_and_shows_the_streams(folder, whole_run):
     clip = next((folder / "corpus" / "clips").glob("*.mp4"))
     done = _degrpo("chat", "--policy", str(whole_run), "--clip", str(clip), "--question", "Who?")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -9,6 +14,9 @@ from safetensors.torch import load_file, save_file
 from common.errors import CheckpointError, ConfigError
 from policy.checkpoints import load_policy, save_policy
 from policy.configuration import FaVChatConfig
+from policy.video import file_sha256
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -58,6 +66,83 @@ def test_saving_replaces_the_folder_whole(tiny, saved):
     save_policy(*tiny, saved)
     assert not (saved / "stale.txt").exists()
     assert [path.name for path in saved.parent.iterdir()] == ["policy"]  # nothing left beside
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, but no other one than the test's own."""
+
+
+def test_an_interrupted_save_leaves_the_last_policy_and_nothing_else(
+    tiny, saved, tmp_path, monkeypatch
+):
+    model, processor = tiny
+    before = contents(saved)
+
+    def interrupt(folder):
+        assert any(Path(folder).glob("*.safetensors"))  # the model is written by now
+        raise Stopped
+
+    monkeypatch.setattr(processor, "save_pretrained", interrupt)
+    for folder in (saved, tmp_path / "first"):
+        with pytest.raises(Stopped):
+            save_policy(model, processor, folder)
+    assert contents(saved) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+def test_an_interrupt_between_the_renames_puts_the_last_policy_back(tiny, saved, monkeypatch):
+    before = contents(saved)
+    rename = Path.rename
+
+    def interrupt(path, target):
+        if path.name == ".policy.new":
+            raise Stopped
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupt)
+    with pytest.raises(Stopped):
+        save_policy(*tiny, saved)
+    assert contents(saved) == before
+    assert [path.name for path in saved.parent.iterdir()] == ["policy"]
+
+
+@pytest.mark.parametrize("moment", ["writing", "between the renames", "clearing away"])
+def test_what_a_killed_save_left_is_taken_up(tiny, saved, moment):
+    """The folders that SIGKILL leaves in each of its moments."""
+    parent = saved.parent
+    whole = contents(saved)
+    if moment == "writing":
+        (parent / ".policy.new").mkdir()
+        (parent / ".policy.new" / "config.json").write_text("half")
+    elif moment == "between the renames":
+        shutil.copytree(saved, parent / ".policy.new")
+        saved.rename(parent / ".policy.old")
+    else:
+        shutil.copytree(saved, parent / ".policy.old")
+    load_policy(saved)
+    assert contents(saved) == whole
+    save_policy(*tiny, saved)
+    assert [path.name for path in parent.iterdir()] == ["policy"]
+
+
+def test_a_killed_writer_holds_no_lock(tiny, saved, tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path;"
+        "from policy.language import replaced_folder\n"
+        "with replaced_folder(Path(sys.argv[1])) as new:\n"
+        "    (new / 'half').write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(saved)], cwd=ROOT, check=False)
+    assert done.returncode == -9
+    assert (tmp_path / ".policy.new" / "half").is_file()
+    save_policy(*tiny, saved)
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): file_sha256(path) for path in files}
 
 
 def test_keys_that_differ_are_named(saved):

@@ -62,6 +62,16 @@ def test_the_export_is_a_plain_model_with_equal_logits(tiny, tmp_path):
     assert AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("<|video_pad|>") == 49152
 
 
+def test_an_interrupted_export_leaves_nothing(tiny, tmp_path, monkeypatch):
+    def interrupt(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tiny[1].tokenizer, "save_pretrained", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export_language_model(*tiny, tmp_path / "language_model")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_serves_as_language_model(tiny, tmp_path):
     folder = export_language_model(*tiny, tmp_path / "language_model")
     model, tokenizer = load_language_model(str(folder), seed=5)

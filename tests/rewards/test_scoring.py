@@ -1,5 +1,6 @@
 import asyncio
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rewards.baselines import best_constant
 from rewards.constant import ConstantReward
 from rewards.registry import RewardTerm, build_reward
 from rewards.scoring import score
-from rewards.types import RewardRequest, WeightedReward
+from rewards.types import RewardBreakdown, RewardRequest, WeightedReward
 
 
 @pytest.fixture(autouse=True)
@@ -164,8 +165,38 @@ def test_best_constant():
     assert best_constant(scorer, pool, ["a", "bb", "a"]) == ("bb", 2.0)
 
 
-def test_best_constant_leaves_out_candidates_that_fail():
+def test_best_constant_counts_what_cannot_be_scored_as_zero():
     scorer = partial(score, [user("nan_on_bad")])
     assert best_constant(scorer, [request()], ["bad", "ok"]) == ("ok", 1.0)
-    with pytest.raises(ValueError, match="nan_on_bad"):
-        best_constant(scorer, [request()], ["bad"])
+    assert best_constant(scorer, [request()], ["bad"]) == ("bad", 0.0)
+
+
+def test_best_constant_survives_a_sample_that_cannot_be_scored():
+    def scorer(requests):
+        totals = [None if request.sample_id == "broken" else 0.5 for request in requests]
+        return [
+            [RewardBreakdown(total=total, parts={}, seconds=0.0) for _ in request.completions]
+            for total, request in zip(totals, requests, strict=True)
+        ]
+
+    pool = [request(), replace(request(), sample_id="broken")]
+    assert best_constant(scorer, pool, ["a"]) == ("a", 0.25)
+
+
+def test_best_constant_is_bounded_in_calls_and_candidates():
+    calls = []
+
+    def scorer(requests):
+        calls.append([len(request.completions) for request in requests])
+        return score([user("length")], requests)
+
+    # The 65th candidate would win, but only the first 64 different ones are tried.
+    texts = ["a", "a", *(f"{index:02}" for index in range(63)), "longest"]
+    assert best_constant(scorer, [request()] * 19, texts) == ("00", 2.0)
+    assert calls == [[64] * 8, [64] * 8, [64] * 3]
+
+
+@pytest.mark.parametrize(("pool", "texts"), [([], ["a"]), ([request()], [])])
+def test_best_constant_needs_requests_and_candidates(pool, texts):
+    with pytest.raises(ValueError, match="needs candidates and requests"):
+        best_constant(partial(score, [user("length")]), pool, texts)

@@ -2,18 +2,15 @@
 
 import dataclasses
 import json
-import multiprocessing
-from pathlib import Path
 
 import pytest
 
-from common.errors import CheckpointError, ConfigError, MachineError
+from common.errors import CheckpointError, MachineError
 from corpus.schema import FacialTargets, Sample
 from policy.config import PolicyConfig
 from sft.config import StageConfig
 from sft.folders import (
     check_room,
-    claim,
     finished_fingerprint,
     fresh_partial,
     policy_fingerprint,
@@ -119,32 +116,6 @@ def test_a_folder_that_no_stage_made_is_refused_and_kept(tmp_path, marker):
     with pytest.raises(CheckpointError, match=r"move .*stage-1 away"):
         finished_fingerprint(folder)
     assert folder.exists()
-
-
-def _claim_and_report(folder: str, queue) -> None:
-    try:
-        with claim(Path(folder)):
-            queue.put("claimed")
-    except ConfigError as error:
-        queue.put(str(error))
-
-
-def test_a_second_run_cannot_train_into_the_same_folder(tmp_path):
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    with claim(tmp_path):
-        other = context.Process(target=_claim_and_report, args=(str(tmp_path), queue))
-        other.start()
-        assert "another run is training" in queue.get(timeout=60)
-        other.join()
-    with claim(tmp_path):  # free again
-        pass
-
-
-def test_an_output_folder_that_cannot_be_made_is_a_machine_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(MachineError, match=r"sft\.output_dir="), claim(tmp_path / "file" / "sft"):
-        pass
 
 
 def test_too_little_room_is_a_machine_error_that_says_how_much(tmp_path):
