@@ -39,9 +39,8 @@ def test_shuffling_deals_the_same_clips_out_anew():
     shuffled = shuffle_clips(pool, seed=0)
     assert sorted(one.video for one in shuffled) == sorted(one.video for one in pool)
     source = {one.video: one.source for one in pool}
-    kept = [
-        before.source == source[after.video] for before, after in zip(pool, shuffled, strict=True)
-    ]
+    pairs = list(zip(pool, shuffled, strict=True))
+    kept = [before.source == source[after.video] for before, after in pairs]
     # Five of eight clips are of one recording: 5 - 3 = 2 samples must keep it, no more do.
     assert sum(kept) == 2
     for before, after in pairs:
