@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -72,6 +72,10 @@ def refuse_unknown_keys(schema: type, layer: DictConfig, origin: str, prefix: st
                     f"set one of its fields, such as {name}.{fields(inner)[0].name}=…",
                 )
             refuse_unknown_keys(inner, value, origin, prefix=f"{name}.")
+        elif is_dataclass(item := (get_args(inner) or [None])[0]) and isinstance(value, ListConfig):
+            for index, part in enumerate(value):
+                if isinstance(part, DictConfig):
+                    refuse_unknown_keys(item, part, origin, prefix=f"{name}[{index}].")
 
 
 def _recipe_layer(recipe: str | Path | None) -> Iterable[tuple[DictConfig, str]]:
@@ -111,7 +115,8 @@ def _override_layer(text: str) -> tuple[DictConfig, str]:
 def _check(config: Any) -> None:
     for field in fields(config):
         value = getattr(config, field.name)
-        if is_dataclass(value):
-            _check(value)
+        for part in value if isinstance(value, list) else [value]:
+            if is_dataclass(part):
+                _check(part)
     if hasattr(config, "check"):
         config.check()

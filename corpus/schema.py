@@ -21,6 +21,15 @@ class QuestionKind(StrEnum):
     EMOTION = "emotion"
     ACTION = "action"
     DESCRIPTION = "description"
+    REASONING = "reasoning"
+
+
+class Level(StrEnum):
+    """How much of a face a question is about (FaVChat v4, Appendix G); nested."""
+
+    LOW = "low"  # texture of skin and hair
+    MID = "mid"  # low, and eyes, nose, mouth
+    HIGH = "high"  # everything
 
 
 class Split(StrEnum):
@@ -111,14 +120,15 @@ def load_samples(path: Path, splits: Iterable[str] = ()) -> list[Sample]:
 
 def _read(path: Path) -> Iterator[Sample]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             f"corpus {path}",
             str(error.strerror),
             "run `degrpo corpus build` first, or set corpus.path",
         ) from error
-    for number, line in enumerate(lines, start=1):
+    # Not splitlines(): it also breaks at U+2028 and the like, which texts may hold.
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), start=1):
         try:
             row = json.loads(line)
             targets = FacialTargets(
