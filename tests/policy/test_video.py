@@ -127,8 +127,9 @@ class TestBadFiles:
         with pytest.raises(VideoError, match=r"gone\.mp4.*No such file"):
             read_clip(tmp_path / "gone.mp4")
 
-    def test_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(VideoError, match="Is a directory"):
+    def test_folder_without_images(self, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").write_text("no frames here")
+        with pytest.raises(VideoError, match="holds no frame images"):
             read_clip(tmp_path)
 
     def test_empty(self, tmp_path: Path) -> None:
@@ -185,6 +186,12 @@ class TestBadFiles:
         path.write_bytes(content[:start] + bytes(len(content) - start))
         with pytest.raises(VideoError, match=r"decod"):
             read_clip(path)
+
+    def test_names_in_another_encoding_do_not_matter(self, video: Path) -> None:
+        content = video.read_bytes()
+        assert b"VideoHandler" in content
+        video.write_bytes(content.replace(b"VideoHandler", b"Vid\xe9oHandler"))  # Latin-1
+        assert len(read_clip(video).frames) == 16
 
     def test_error_survives_pickling(self, tmp_path: Path) -> None:
         with pytest.raises(VideoError) as caught:
