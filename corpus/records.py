@@ -97,7 +97,7 @@ class Inspection:
     shots: tuple[int, ...]  # first frame of every shot, 0 first
     num_people: int  # tracks of other faces included
     other_faces: tuple[Mapping[str, Any], ...] = ()  # per other track: first, last, mean area share
-    hashes: tuple[str, ...] = ()  # perceptual, hexadecimal: of evenly spread frames, of their motion
+    hashes: tuple[str, ...] = ()  # perceptual, hexadecimal: of spread frames, of their motion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
