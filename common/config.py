@@ -72,9 +72,10 @@ def refuse_unknown_keys(schema: type, layer: DictConfig, origin: str, prefix: st
                     f"set one of its fields, such as {name}.{fields(inner)[0].name}=…",
                 )
             refuse_unknown_keys(inner, value, origin, prefix=f"{name}.")
-        elif is_dataclass(item := (get_args(inner) or [None])[0]) and isinstance(value, ListConfig):
+        elif isinstance(value, ListConfig):
+            (item, *_) = get_args(inner) or (None,)
             for index, part in enumerate(value):
-                if isinstance(part, DictConfig):
+                if isinstance(part, DictConfig) and isinstance(item, type) and is_dataclass(item):
                     refuse_unknown_keys(item, part, origin, prefix=f"{name}[{index}].")
 
 

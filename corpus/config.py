@@ -172,6 +172,12 @@ class WriteConfig:
             "set the prices, or corpus.write.max_tokens_total instead",
         )
         if self.writer == "llm":
+            _require(
+                self.send_features or self.max_images > 0,
+                "corpus.write.send_features=false with max_images=0",
+                "the llm writer sends pictures, features or both",
+                "set corpus.write.max_images=8",
+            )
             for key in ("base_url", "model"):
                 _require(
                     bool(getattr(self, key)),

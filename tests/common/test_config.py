@@ -83,3 +83,25 @@ def test_errors_cross_process_boundaries_whole():
         "give another",
     )
     assert isinstance(error, ValueError)
+
+
+@dataclass(kw_only=True)
+class Part:
+    size: int = 1
+
+    def check(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"size={self.size}", "a part has a size", "set size=1")
+
+
+@dataclass(kw_only=True)
+class Whole:
+    parts: list[Part] = field(default_factory=list)
+
+
+def test_sections_in_a_list_are_checked_like_others():
+    assert load_config(Whole, None, ["parts=[{size: 3}]"]).parts == [Part(size=3)]
+    with pytest.raises(ConfigError, match=r"unknown key parts\[1\]\.sise .*parts\[1\]\.size"):
+        load_config(Whole, None, ["parts=[{size: 3}, {sise: 4}]"])
+    with pytest.raises(ConfigError, match="a part has a size"):
+        load_config(Whole, None, ["parts=[{size: 0}]"])
