@@ -266,9 +266,9 @@ Research on describing faces in video: training, reinforcement learning and eval
 that say what is seen.
 
 Not for: identifying or tracking people; judging character, honesty, health, fitness for a job or
-credit; inferring emotion at work or in education, which laws restrict (in the European Union,
-Article 5 of the AI Act); or any decision about a person. Terms of the sources may forbid more, commercial use
-among them.
+credit; inferring emotion at work or in education, which laws restrict (in the European Union
+Article 5 of the AI Act); or any decision about a person. Terms of the sources may forbid more,
+commercial use among them.
 
 ## Sociodemographic caution
 

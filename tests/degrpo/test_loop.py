@@ -16,8 +16,8 @@ import pytest
 
 from common.errors import MachineError, ParityError
 from common.metrics import MetricsWriter, read_metrics
-from corpus.config import CorpusConfig
-from corpus.mini import build_mini_corpus
+from corpus.build import build_corpus
+from corpus.config import CorpusConfig, SourceConfig, SplitConfig, TrimConfig
 from corpus.schema import Split, load_samples
 from degrpo.config import AlgorithmConfig, TrainConfig
 from degrpo.learner.learner import Learner
@@ -78,8 +78,14 @@ class UniformSampler:
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("loop")
-    corpus = CorpusConfig(path=str(folder / "corpus"), clips=["single_face.mp4"], rl_samples=4)
-    build_mini_corpus(corpus)
+    build_corpus(
+        CorpusConfig(
+            path=str(folder / "corpus"),
+            sources=[SourceConfig(options={"clips": ["single_face.mp4"]})],
+            trim=TrimConfig(encoding="compact"),
+            split=SplitConfig(rl_samples=4),
+        )
+    )
     tiny = PolicyConfig(language_model="tiny", general_encoder="tiny", facial_encoder="tiny")
     policy = save_policy(*build_policy(tiny), folder / "policy")
     return policy, load_samples(folder / "corpus" / "samples.jsonl", [Split.RL])

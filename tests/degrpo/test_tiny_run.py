@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from common.config import load_config
-from corpus.mini import build_mini_corpus
+from corpus.build import build_corpus
 from degrpo.config import TrainConfig
 from degrpo.lifecycle.queries import audit
 from tests.degrpo.tiny_run import ROOT, start, trajectory
@@ -31,7 +31,7 @@ TIMEOUT = 400
 def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("tiny")
     recipe = load_config(TrainConfig, ROOT / "configs/tiny.yaml", [f"corpus.path={path}/corpus"])
-    build_mini_corpus(recipe.corpus)
+    build_corpus(recipe.corpus)
     return path
 
 

@@ -1,0 +1,312 @@
+"""Building a corpus: every stage of the pipeline, in order.
+
+    collect -> inspect -> filter -> cut -> extract -> write and check -> split
+       |          |          |       |        |              |             |
+    adapters  stages/     rejections clips/ stages/       stages/    samples.jsonl
+              inspect.jsonl         *.mp4  extract.jsonl  write.jsonl  manifest.parquet
+                                                                      report.html, DATA_CARD.md
+
+A build may be killed anywhere: every stage leaves whole files only and enters each finished clip in
+its ledger (``stages/``), so that the same command works on the rest and on nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from common.errors import ConfigError, MachineError
+from common.folders import claim
+from corpus import partition
+from corpus.adapters import find_adapter
+from corpus.adapters.base import Adapter, Listing
+from corpus.config import CorpusConfig
+from corpus.duplicates import find_duplicates
+from corpus.filtering import accept
+from corpus.ledger import Ledger
+from corpus.output import read_review, write_outputs
+from corpus.quality import Decision
+from corpus.records import (
+    Cut,
+    Described,
+    Features,
+    Inspection,
+    Problem,
+    Rejection,
+    SourceClip,
+)
+from corpus.schema import Sample, Split
+from corpus.segments import Stretch, segments
+from corpus.splits import shared_samples
+from corpus.stages import Stage, cut_clips, extract_features, inspect_clips
+from corpus.statistics import reasons
+from corpus.writers import find_writer
+from corpus.writers.base import Metered, Unwritten
+from corpus.writing import Desk, describe
+
+LEFTOVERS = ("*.part", "*.tmp")
+
+
+@dataclass(slots=True, kw_only=True)
+class Build:
+    """What a build knows so far; filled stage by stage."""
+
+    config: CorpusConfig
+    root: Path
+    adapters: dict[str, Adapter] = field(default_factory=dict)
+    listings: dict[str, Listing] = field(default_factory=dict)
+    clips: dict[str, SourceClip] = field(default_factory=dict)
+    inspections: dict[str, Inspection] = field(default_factory=dict)
+    duplicates: dict[str, str] = field(default_factory=dict)
+    cuts: list[Cut] = field(default_factory=list)
+    features: dict[str, Features] = field(default_factory=dict)
+    described: list[Described] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+    worked: Counter[str] = field(default_factory=Counter)  # items this build worked on, by stage
+    decisions: dict[str, Decision] = field(default_factory=dict)  # a person's, by cut
+    unwritten: list[Unwritten] = field(default_factory=list)
+    cost: str = ""  # what the writer has used, in its own words
+    problems: list[Problem] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusReport:
+    """What a build left on disk; ``str(report)`` is for people."""
+
+    path: Path
+    splits: dict[str, int]  # samples per split
+    clips: int
+    worked: Mapping[str, int]  # clips this build worked on, by stage; the others were there already
+    frames: int  # of all clips together
+    rejected: tuple[Rejection, ...]
+    missing: int  # clips that annotations name and the disk lacks
+    sent_back: dict[str, int]  # texts that this build's check refused, by rule
+    unwritten: int  # clips that the writer left for another build
+    cost: str  # what the writer has used, in its own words; "" for the offline ones
+    seconds: float
+
+    def __str__(self) -> str:
+        splits = ", ".join(f"{count} {split}" for split, count in self.splits.items())
+        why = reasons(self.rejected)
+        done = ", ".join(f"{stage} {count}" for stage, count in self.worked.items())
+        lines = [
+            f"{self.path}: {self.clips} clips, {self.frames} frames in {self.seconds:.1f} s "
+            f"(worked on now: {done})",
+            f"  samples: {splits}",
+            *(f"  left out in {stage}: {text} ({count})" for stage, text, count in why[:SHOWN]),
+        ]
+        if len(why) > SHOWN:
+            lines.append(f"  … and {len(why) - SHOWN} other reasons: see report.html")
+        if self.sent_back:
+            rules = ", ".join(f"{rule} {count}" for rule, count in self.sent_back.items())
+            lines.append(f"  texts sent back by the check: {rules}")
+        if self.cost:
+            lines.append(f"  {self.cost}")
+        if self.missing:
+            lines.append(f"  {self.missing} annotated clips are not on disk: see report.html")
+        if self.unwritten:
+            lines.append(f"  {self.unwritten} clips have no text yet: run the same command again")
+        return "\n".join(lines)
+
+
+SHOWN = 8  # reasons in the printed report
+
+
+def build_corpus(config: CorpusConfig) -> CorpusReport:
+    """Build the corpus in ``config.path``, or bring it up to date.
+
+    Raises:
+        ConfigError: for a source that is not there or annotated in another form, clips of one name,
+            more samples asked for than there are, a path that is no folder, or one that another
+            build is writing.
+        MachineError: when too many clips cannot be read, or a wheel is missing.
+    """
+    started = time.monotonic()
+    with claim(Path(config.path), "corpus.path"):
+        build = Build(config=config, root=_prepare(Path(config.path)))
+        collect(build)
+        select(build)
+        cut(build)
+        extract(build)
+        write(build)
+        try:
+            split(build)
+        finally:  # when too little is left to split, manifest and report say why
+            write_outputs(build)
+    counts = Counter(sample.split for sample in build.samples)
+    return CorpusReport(
+        path=build.root,
+        splits={name.value: counts[name.value] for name in Split},
+        clips=len(build.described),
+        worked=dict(build.worked),
+        frames=sum(len(item.cut) for item in build.described),
+        rejected=tuple(build.rejected),
+        missing=sum(len(listing.missing) for listing in build.listings.values()),
+        sent_back=dict(Counter(problem.rule for problem in build.problems)),
+        unwritten=len(build.unwritten),
+        cost=build.cost,
+        seconds=time.monotonic() - started,
+    )
+
+
+def cut_corpus(config: CorpusConfig) -> Build:
+    """Only as far as the cut clips: what an extractor is trained on."""
+    with claim(Path(config.path), "corpus.path"):
+        build = Build(config=config, root=_prepare(Path(config.path)))
+        collect(build)
+        select(build)
+        cut(build)
+    return build
+
+
+def _prepare(root: Path) -> Path:
+    """The folder, without what a killed build left half-written."""
+    try:
+        (root / "clips").mkdir(parents=True, exist_ok=True)
+        for pattern in LEFTOVERS:
+            for leftover in root.rglob(pattern):
+                leftover.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"corpus.path={root}", f"is no folder to write in ({error.strerror})", "name another"
+        ) from error
+    return root.resolve()
+
+
+def collect(build: Build) -> None:
+    """List every source's clips; what is annotated but missing is counted, not guessed at."""
+    for source in build.config.sources:
+        kind = find_adapter(source.adapter)
+        folder = Path(source.root) if source.root else build.root / "made" / source.adapter
+        adapter = kind(folder.resolve(), source.options)
+        if adapter.name in build.adapters:
+            raise ConfigError(
+                f"corpus.sources with {adapter.name} twice",
+                "every source is named once",
+                "put its folders under one root, or give the second another adapter name",
+            )
+        listing = adapter.list()
+        build.adapters[adapter.name], build.listings[adapter.name] = adapter, listing
+        for clip in listing.clips:
+            if build.clips.setdefault(clip.clip_id, clip) is not clip:
+                raise ConfigError(
+                    f"two clips {clip.clip_id} ({build.clips[clip.clip_id].video}, {clip.video})",
+                    "a clip's name is its own in the whole corpus",
+                    "rename one of the files",
+                )
+    if not build.clips:
+        raise ConfigError(
+            f"no clip in {', '.join(build.listings)}",
+            "a corpus has at least one clip",
+            "see `degrpo corpus sources` for what to download and where it must lie",
+        )
+
+
+def select(build: Build) -> None:
+    """Inspect every clip; reject by faces, then of equal clips all but the first."""
+    stage = Stage("inspect", build.root, build.config)
+    build.inspections, unreadable = inspect_clips(list(build.clips.values()), build.adapters, stage)
+    stage.finish()
+    build.worked["inspected"] = stage.worked
+    _stop_if_most_failed(build, unreadable)
+    filtered = [
+        rejection
+        for name, inspection in build.inspections.items()
+        if (rejection := accept(inspection, build.clips[name], build.config.filter))
+    ]
+    out = {item.clip_id for item in filtered}
+    kept = {name: item for name, item in build.inspections.items() if name not in out}
+    copies = _copies(build, kept)
+    build.rejected += [*unreadable, *filtered, *copies]
+
+
+def _copies(build: Build, kept: Mapping[str, Inspection]) -> list[Rejection]:
+    """Clips that show what an earlier one shows. Clips of one recording are meant to be alike."""
+    distance = build.config.filter.duplicate_distance
+    if distance < 0:
+        return []
+    order = [name for name in build.clips if name in kept]
+    found = find_duplicates({name: kept[name].hashes for name in order}, distance)
+    return [
+        Rejection(clip_id=name, stage="filter", reason=f"shows the same as {original}")
+        for name, original in found.items()
+        if build.clips[name].recording != build.clips[original].recording
+    ]
+
+
+def _stop_if_most_failed(build: Build, failed: Sequence[Rejection]) -> None:
+    share, most = len(failed) / len(build.clips), build.config.max_failed_share
+    if share > most:
+        examples = "; ".join(f"{item.clip_id}: {item.reason}" for item in failed[:3])
+        raise MachineError(
+            f"{len(failed)} of {len(build.clips)} clips that cannot be read ({examples})",
+            f"more than corpus.max_failed_share={most:g} means that the download or disk is bad",
+            "mend the files, or raise corpus.max_failed_share",
+        )
+
+
+def cut(build: Build) -> None:
+    """Divide what is left and write every part as a file."""
+    out = {item.clip_id for item in build.rejected}
+    stretches: dict[str, list[Stretch]] = {}
+    for name, clip in build.clips.items():
+        if name in build.inspections and name not in out:
+            kept, left = segments(build.inspections[name], clip, build.config.trim)
+            stretches[name] = kept
+            build.rejected += left
+    stage = Stage("cut", build.root, build.config)
+    build.cuts, failed = cut_clips(stretches, build.clips, build.inspections, stage, build.root)
+    stage.finish()
+    build.worked["cut"] = stage.worked
+    build.rejected += failed
+
+
+def extract(build: Build) -> None:
+    """Features of every cut: its labels, and what the extractors add."""
+    stage = Stage("extract", build.root, build.config)
+    build.features, failed = extract_features(build.cuts, build.clips, stage, build.root)
+    stage.finish()
+    build.worked["extracted"] = stage.worked
+    build.rejected += failed
+
+
+def write(build: Build) -> None:
+    """Summaries and questions, checked; a person's decisions count where there are any."""
+    write_config = build.config.write
+    build.decisions = read_review(build.root)
+    desk = Desk(
+        writer=find_writer(write_config, build.root / "stages"),
+        ledger=Ledger(build.root / "stages" / "write.jsonl"),
+        checks=build.config.checks,
+        attempts=write_config.attempts,
+        seed=build.config.seed,
+        root=build.root,
+        decisions=build.decisions,
+    )
+    build.described, failed = describe(
+        [item for item in build.cuts if item.cut_id in build.features],
+        build.clips,
+        build.features,
+        desk,
+    )
+    desk.ledger.close()
+    build.worked["written"] = desk.written
+    build.rejected += failed
+    build.unwritten, build.problems = desk.unwritten, desk.problems
+    if isinstance(desk.writer, Metered):
+        build.cost = desk.writer.report()
+
+
+def split(build: Build) -> None:
+    """Deal the questions to the stages of training."""
+    config, seed = build.config.split, build.config.seed
+    if config.plan == "shared":
+        found = shared_samples(build.described, rl_samples=config.rl_samples, seed=seed)
+    else:
+        dealt = partition.partition(partition.clips_to_split(build.described), config, seed)
+        found = partition.samples(dealt, build.described)
+    build.samples = [replace(sample, video=str(build.root / sample.video)) for sample in found]

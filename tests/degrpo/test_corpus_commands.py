@@ -1,0 +1,127 @@
+"""``degrpo corpus …`` as a stranger types it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+
+from corpus.adapters.embedded import locate
+from corpus.formats import read_manifest
+from corpus.labels import load_labels
+from corpus.schema import load_samples
+
+ROOT = Path(__file__).parents[2]
+ONE_CLIP = "corpus.sources=[{adapter: embedded, options: {clips: [single_face.mp4]}}]"
+LABELS = load_labels().clips
+
+
+def degrpo(*words: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "degrpo.cli", "corpus", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("commands") / "corpus"
+    done = degrpo("build", f"corpus.path={folder}", ONE_CLIP, "corpus.split.rl_samples=8")
+    assert done.returncode == 0, done.stderr
+    assert "2 summary, 8 qa, 10 emotion_qa, 8 rl, 0 held_out" in done.stdout
+    return folder
+
+
+def test_build_leaves_everything_it_says(built: Path) -> None:
+    for name in ("samples.jsonl", "manifest.parquet", "report.html", "DATA_CARD.md"):
+        assert (built / name).stat().st_size > 0, name
+
+
+def test_export_to_a_dataset_that_trl_can_read(built: Path, tmp_path: Path) -> None:
+    done = degrpo("export", f"corpus.path={built}", "--out", str(tmp_path / "trl"))
+    assert done.returncode == 0, done.stderr
+    rows = datasets.load_from_disk(str(tmp_path / "trl"))
+    samples = load_samples(built / "samples.jsonl")
+    assert [row["prompt"][0]["content"] for row in rows] == [item.question for item in samples]
+
+
+def test_export_in_the_authors_layout_reads_back(built: Path, tmp_path: Path) -> None:
+    out = tmp_path / "authors.json"
+    done = degrpo("export", f"corpus.path={built}", "--format", "authors", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())
+    assert len(rows) == len(load_samples(built / "samples.jsonl"))
+    assert {"problem", "solution", "path", "facial_emotion"} <= rows[0].keys()
+
+
+def test_sources_lists_and_compares(tmp_path: Path) -> None:
+    listed = degrpo("sources")
+    assert listed.returncode == 0
+    assert "celebv_hq" in listed.stdout
+    assert "licence" in listed.stdout
+    (tmp_path / "clips.csv").write_text("video,emotion\na.mp4,happy\n")
+    (tmp_path / "b.mp4").touch()
+    compared = degrpo("sources", "folder", "--root", str(tmp_path))
+    assert compared.returncode == 1
+    assert "annotated, but no file: 1, such as a\n" in compared.stdout
+    assert "a file, but not annotated: 1, such as b.mp4" in compared.stdout
+
+
+def test_a_wrong_name_is_one_line_with_a_fix() -> None:
+    done = degrpo("sources", "celebvhq")
+    assert done.returncode == 2
+    assert "celebv_hq" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_a_folder_of_ones_own_over_ray_with_bad_files(tmp_path: Path) -> None:
+    """A user's clips: two good, one copied, one without a face, two broken, one missing."""
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    good = locate(LABELS["single_face.mp4"])
+    shutil.copy(good, clips / "good.mp4")
+    shutil.copy(good, clips / "copy.mp4")
+    shutil.copy(locate(LABELS["carphone_pristine.mp4"]), clips / "other.mp4")
+    shutil.copy(locate(LABELS["no_face.mp4"]), clips / "no_face.mp4")
+    (clips / "text.mp4").write_text("this is not a video")
+    (clips / "half.mp4").write_bytes(good.read_bytes()[:20_000])
+    names = ["good", "other", "copy", "no_face", "text", "half", "missing"]
+    lines = [f"{name}.mp4,smile;black_hair,happy" for name in names]
+    (clips / "clips.csv").write_text("video,attributes,emotion\n" + "\n".join(lines) + "\n")
+    folder = tmp_path / "corpus"
+    words = [
+        "build",
+        "--recipe",
+        "configs/face_cards.yaml",
+        f"corpus.path={folder}",
+        f"corpus.sources=[{{adapter: folder, root: {clips}}}]",
+        "corpus.max_failed_share=0.5",
+        "corpus.num_workers=2",
+        "corpus.split={plan: stages_share, rl_samples: 1, held_out_samples: 0}",
+        "cluster.min_memory_gib=1",
+    ]
+    done = degrpo(*words)
+    reasons = {
+        row.clip_id.split("-")[-1]: row.reason
+        for row in read_manifest(folder / "manifest.parquet")
+        if row.status == "rejected"
+    }
+    assert done.returncode == 0, done.stderr
+    assert reasons.keys() == {"copy", "no_face", "text", "half"}
+    assert reasons["copy"].startswith("shows the same as ")
+    assert reasons["no_face"] == "no face"
+    assert "is not a readable video" in reasons["text"]
+    assert "1 annotated clips are not on disk" in done.stdout
+    splits = {item.split for item in load_samples(folder / "samples.jsonl")}
+    assert "rl" in splits
+    assert len(splits) > 1
