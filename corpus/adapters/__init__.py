@@ -63,7 +63,7 @@ def _describe(name: str) -> str:
     adapter = find_adapter(name)
     parts = [
         f"{name}: {adapter.title} ({adapter.purpose})",
-        _paragraph("address", adapter.url),
+        *([_paragraph("address", adapter.url)] if adapter.url else []),
         _paragraph("licence", adapter.licence),
         _paragraph("download", adapter.download),
     ]
