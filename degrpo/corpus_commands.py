@@ -66,15 +66,20 @@ def fit(options: argparse.Namespace) -> int:
     from corpus.extractors.registry import find_names
 
     config = _load(options)
-    built = _with_workers(config, lambda: cut_corpus(config.corpus))
-    pairs = [(built.clips[cut.clip_id], cut) for cut in built.cuts]
-    report = fit_extractor(
-        examples_of_cuts(pairs, built.root),
-        find_names(options.names),
-        options.out,
-        name=options.out.name,
-        device=config.corpus.extract.device,
-    )
+
+    def work():
+        built = cut_corpus(config.corpus)
+        pairs = [(built.clips[cut.clip_id], cut) for cut in built.cuts]
+        return fit_extractor(
+            examples_of_cuts(pairs, built.root),
+            find_names(options.names),
+            options.out,
+            name=options.out.name,
+            device=config.corpus.extract.device,
+            num_workers=config.corpus.num_workers,
+        )
+
+    report = _with_workers(config, work)
     say(f"{report.table.markdown()}\n{report.folder}: {report.num_clips} clips")
     return 0
 
