@@ -20,7 +20,14 @@ from common.errors import NoFaceError
 from common.progress import progress
 from corpus.attributes import VOCABULARY, Group
 from corpus.cards.render import render
-from corpus.cards.spec import CardSpec, draw_spec, drawn_names
+from corpus.cards.spec import (
+    EMOTION_RATES,
+    EYE_ACTIONS,
+    FACE_ACTIONS,
+    CardSpec,
+    draw_spec,
+    drawn_names,
+)
 from corpus.cards.truth import truth
 from corpus.cut import write_clip
 from corpus.extractors.features import FEATURES, ClipFeatures
@@ -31,13 +38,17 @@ from policy.video import Clip
 
 FPS = 8.0
 CACHE_BYTES = 64 * 2**30
-# Movements of the eyes alone only show on a neutral, otherwise still face: without this they are
-# too rare to learn.
-RATES = {"wink": 0.3, "close_eyes": 0.3, "look_around": 0.3}
+# Emotions exclude movements of mouth and eyes, and those each other: at the default rates most are
+# too rare to learn. Of five cards two show an emotion, two move the mouth, one moves the eyes.
+STILL = dict.fromkeys(EMOTION_RATES, 0.0) | {"neutral": 1.0} | dict.fromkeys(FACE_ACTIONS, 0.0)
+EMOTIONAL = dict.fromkeys(EMOTION_RATES, 1 / len(EMOTION_RATES))
+MOUTH = STILL | dict.fromkeys(FACE_ACTIONS, 1 / len(FACE_ACTIONS))
+EYES = STILL | dict.fromkeys(EYE_ACTIONS, 1 / len(EYE_ACTIONS))
+RATES = (EMOTIONAL, MOUTH, EYES, EMOTIONAL, MOUTH)
 
 
 def spec_of(seed: int, index: int) -> CardSpec:
-    return draw_spec(seed, index, rates=RATES, hidden_share=0.0)
+    return draw_spec(seed, index, rates=RATES[index % len(RATES)], hidden_share=0.0)
 
 
 @functools.cache
