@@ -27,7 +27,7 @@ from corpus.config import CorpusConfig
 from corpus.duplicates import find_duplicates
 from corpus.filtering import accept
 from corpus.ledger import Ledger
-from corpus.output import read_review, write_outputs
+from corpus.output import read_review, token_counting, write_outputs
 from corpus.quality import Decision
 from corpus.records import (
     Cut,
@@ -41,10 +41,10 @@ from corpus.records import (
 from corpus.schema import Sample, Split
 from corpus.segments import Stretch, segments
 from corpus.splits import shared_samples
-from corpus.stages import Stage, cut_clips, extract_features, inspect_clips
+from corpus.stages import Stage, cut_clips, extract_features, inspect_clips, load_extractors
 from corpus.statistics import reasons
 from corpus.writers import find_writer
-from corpus.writers.base import Metered, Unwritten
+from corpus.writers.base import Metered, Unwritten, Writer
 from corpus.writing import Desk, describe
 
 LEFTOVERS = ("*.part", "*.tmp")
@@ -128,15 +128,19 @@ def build_corpus(config: CorpusConfig) -> CorpusReport:
     started = time.monotonic()
     with claim(Path(config.path), "corpus.path"):
         build = Build(config=config, root=_prepare(Path(config.path)))
+        # What a recipe names is found before hours of work, not after them.
+        counting = token_counting(config.tokenizer)
+        writer = find_writer(config.write, build.root / "stages")
+        load_extractors(tuple(config.extract.extractors), config.extract.device)
         collect(build)
         select(build)
         cut(build)
         extract(build)
-        write(build)
+        write(build, writer)
         try:
             split(build)
         finally:  # when too little is left to split, manifest and report say why
-            write_outputs(build)
+            write_outputs(build, counting)
     counts = Counter(sample.split for sample in build.samples)
     return CorpusReport(
         path=build.root,
@@ -274,12 +278,12 @@ def extract(build: Build) -> None:
     build.rejected += failed
 
 
-def write(build: Build) -> None:
+def write(build: Build, writer: Writer) -> None:
     """Summaries and questions, checked; a person's decisions count where there are any."""
     write_config = build.config.write
     build.decisions = read_review(build.root)
     desk = Desk(
-        writer=find_writer(write_config, build.root / "stages"),
+        writer=writer,
         ledger=Ledger(build.root / "stages" / "write.jsonl"),
         checks=build.config.checks,
         attempts=write_config.attempts,
@@ -297,8 +301,8 @@ def write(build: Build) -> None:
     build.worked["written"] = desk.written
     build.rejected += failed
     build.unwritten, build.problems = desk.unwritten, desk.problems
-    if isinstance(desk.writer, Metered):
-        build.cost = desk.writer.report()
+    if isinstance(writer, Metered):
+        build.cost = writer.report()
 
 
 def split(build: Build) -> None:

@@ -249,6 +249,9 @@ class CorpusConfig:
     checks: CheckConfig = field(default_factory=CheckConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
 
+    tokenizer: str = ""
+    """The report counts tokens with it: smollm2-135m or a language model's folder; empty: words."""
+
     num_workers: int = 0
     """Ray tasks at a time; 0 works in this process, without Ray."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from corpus.adapters.leakage import evaluation_leakage
 from corpus.data_card import write_data_card
@@ -27,8 +28,29 @@ def read_review(root: Path) -> dict[str, Decision]:
     return read_decisions(sheet) if sheet.is_file() else {}
 
 
-def write_outputs(build: Build) -> None:
-    """Write everything; each file is whole or the old one. Without samples the old ones stay."""
+def token_counting(name: str) -> dict[str, Any]:
+    """Arguments of :func:`write_report`: words, unless ``name`` is a tokenizer's.
+
+    Raises:
+        ConfigError: for a name that leads to no tokenizer.
+    """
+    if not name:
+        return {}
+    from policy.language import load_tokenizer
+
+    tokenizer = load_tokenizer(name)
+    return {
+        "count_tokens": lambda text: len(tokenizer(text, add_special_tokens=False).input_ids),
+        "tokens": f"those of {Path(name).name}",
+    }
+
+
+def write_outputs(build: Build, counting: Mapping[str, Any]) -> None:
+    """Write everything; each file is whole or the old one. Without samples the old ones stay.
+
+    Args:
+        counting: of :func:`token_counting`.
+    """
     contents = Contents(
         clips=tuple(build.clips.values()),
         inspections=tuple(build.inspections.values()),
@@ -65,6 +87,7 @@ def write_outputs(build: Build) -> None:
         versions=tools,
         missing={name: len(item.missing) for name, item in build.listings.items() if item.missing},
         seed=build.config.seed,
+        **counting,
     )
 
 

@@ -292,14 +292,18 @@ def _extract(payloads: list[tuple[Path, tuple[str, ...], str]]) -> list[Mapping[
     from corpus.extractors import read
 
     return [
-        {"readings": [to_row(reading) for reading in read(_extractors(names, device), video)]}
+        {"readings": [to_row(reading) for reading in read(load_extractors(names, device), video)]}
         for video, names, device in payloads
     ]
 
 
 @functools.cache
-def _extractors(names: tuple[str, ...], device: str) -> list[Any]:
-    """Loaded once a worker."""
+def load_extractors(names: tuple[str, ...], device: str) -> list[Any]:
+    """Extractors by name or folder; loaded once a process.
+
+    Raises:
+        ConfigError, CheckpointError: for a name that leads to none, or a damaged folder.
+    """
     from corpus.extractors import load_extractor
 
     return [load_extractor(name, device) for name in names]

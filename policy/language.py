@@ -41,26 +41,39 @@ def load_language_model(name: str, *, seed: int) -> tuple[PreTrainedModel, PreTr
     Raises:
         ConfigError: for a name that is neither.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
+    tokenizer = load_tokenizer(name)
     if name == "smollm2-135m":
         folder = build_once("smollm2-135m-instruct-v1", _convert_smollm2)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        tokenizer = _smollm2_tokenizer()
     elif name == "tiny":
-        tokenizer = _smollm2_tokenizer()
         model = _tiny(len(tokenizer), tokenizer, seed)
-    elif Path(name, "config.json").is_file():
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(name)
     else:
-        raise ConfigError(
-            f"policy.language_model={name}",
-            "it is smollm2-135m, tiny, or a folder with a config.json",
-            "correct the name, or download the model into a folder first",
-        )
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
     add_media_tokens(model, tokenizer, seed=seed)
     return model.eval(), tokenizer
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of :func:`load_language_model`'s ``name``, as it is published.
+
+    Raises:
+        ConfigError: for a name that is neither embedded nor a folder.
+    """
+    from transformers import AutoTokenizer
+
+    if name in ("smollm2-135m", "tiny"):
+        return AutoTokenizer.from_pretrained(
+            build_once("smollm2-tokenizer-v1", _convert_smollm2_tokenizer)
+        )
+    if Path(name, "config.json").is_file():
+        return AutoTokenizer.from_pretrained(name)
+    raise ConfigError(
+        f"language model {name!r}",
+        "it is smollm2-135m, tiny, or a folder with a config.json",
+        "correct the name, or download the model into a folder first",
+    )
 
 
 def add_media_tokens(
@@ -167,14 +180,6 @@ def _only_writer(parent: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _smollm2_tokenizer() -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(
-        build_once("smollm2-tokenizer-v1", _convert_smollm2_tokenizer)
-    )
 
 
 def _convert_smollm2_tokenizer(folder: Path) -> None:

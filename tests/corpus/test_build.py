@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -17,12 +18,13 @@ from common.config import load_config
 from common.errors import ConfigError, MachineError
 from corpus.adapters.embedded import locate
 from corpus.build import CorpusReport, build_corpus
-from corpus.config import CorpusConfig
+from corpus.config import CorpusConfig, ExtractConfig, WriteConfig
 from corpus.formats import read_manifest
 from corpus.labels import TRACKS, load_labels
 from corpus.schema import Sample, load_samples
 from corpus.splits import KINDS
 from degrpo.config import TrainConfig
+from policy.language import load_tokenizer
 from policy.video import file_sha256, read_clip
 
 LABELS = load_labels().clips
@@ -247,7 +249,35 @@ class TestBuildingAgain:
         assert report.splits == {"summary": 1, "qa": 4, "emotion_qa": 5, "rl": 4, "held_out": 0}
 
 
+def test_the_report_counts_tokens_as_the_recipe_says(copied, small_config, samples) -> None:
+    build_corpus(small_config(copied, tokenizer="smollm2-135m"))
+    page = (copied / "report.html").read_text()
+    tokenizer = load_tokenizer("smollm2-135m")
+    summaries = {item.extra["clip_id"]: item.answer for item in samples if item.split == "summary"}
+    # The clips that are held out have a summary too, which is no sample.
+    ledger = (copied / "stages" / "write.jsonl").read_text().splitlines()
+    summaries |= {row["item"]: row["value"]["summary"] for row in map(json.loads, ledger)}
+    mean = np.mean([len(tokenizer.tokenize(text)) for text in summaries.values()])
+    assert "Tokens are those of smollm2-135m" in page
+    assert f"<td>{mean:,.1f}</td>" in page.replace(' class="number"', "")
+
+
 class TestRefusals:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"tokenizer": "none"}, "language model 'none'"),
+            ({"extract": ExtractConfig(extractors=["none"])}, "extractor 'none'"),
+            ({"write": WriteConfig(writer="my.module:none")}, "writer=my.module:none"),
+        ],
+    )
+    def test_what_is_named_is_found_before_any_work(
+        self, tmp_path: Path, small_config, change, message: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=message):
+            build_corpus(small_config(tmp_path / "new", **change))
+        assert not (tmp_path / "new" / "stages" / "inspect.jsonl").exists()
+
     def test_more_rl_samples_than_there_are(self, copied, small_config) -> None:
         with pytest.raises(ConfigError, match=r"rl_samples=9.*give 8 different.*rl_samples=8"):
             build_corpus(small_config(copied, rl_samples=9))
