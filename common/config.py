@@ -110,7 +110,23 @@ def _override_layer(text: str) -> tuple[DictConfig, str]:
             "an override has the form key=value",
             "write, say, learner.lr=1e-4",
         )
-    return OmegaConf.from_dotlist([text]), "command line"
+    return dotlist([text]), "command line"
+
+
+def dotlist(texts: Sequence[str]) -> DictConfig:
+    """``key=value`` texts as a config; values are YAML.
+
+    Raises:
+        ConfigError: for a value that is not YAML.
+    """
+    try:
+        return OmegaConf.from_dotlist(list(texts))
+    except YAMLError as error:
+        raise ConfigError(
+            f"override {' '.join(texts)!r}",
+            f"its value is not YAML ({str(error).splitlines()[0]})",
+            "close every bracket and quote, and put the whole override in single quotes",
+        ) from error
 
 
 def _check(config: Any) -> None:

@@ -9,6 +9,12 @@ from urllib.parse import urlsplit
 
 from common.errors import ConfigError
 
+DEFAULT_KEY = "OPENAI_API_KEY"
+"""The variable of a provider's key, which a server on this machine has no business to see."""
+
+NO_KEY = "none"
+"""Sent where no key is."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
@@ -21,7 +27,7 @@ class Endpoint:
 
     base_url: str  # such as "https://api.openai.com/v1"
     model: str
-    api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key
+    api_key_env: str = DEFAULT_KEY  # the environment variable that holds the key
     input_price: float = 0.0  # per million tokens
     output_price: float = 0.0
 
@@ -40,6 +46,11 @@ class Endpoint:
         except ValueError:
             return name == "localhost"
 
+    @property
+    def keeps_key(self) -> bool:
+        """Whether the key in ``api_key_env`` is not for this endpoint."""
+        return self.is_local and self.api_key_env == DEFAULT_KEY
+
     def check(self) -> None:
         """Refuse an address that is none.
 
@@ -56,11 +67,16 @@ class Endpoint:
             raise ConfigError(f"base_url={self.base_url!r}", rule, fix)
 
     def api_key(self) -> str:
-        """The key from the environment; local servers may do without.
+        """The key from the environment, or :data:`NO_KEY`.
+
+        A server on this machine is sent a key only from a variable that was named for it: the
+        default one holds the key of a provider elsewhere. It may also do without.
 
         Raises:
             ConfigError: when the variable is not set and the endpoint is not on this machine.
         """
+        if self.keeps_key:
+            return NO_KEY
         key = os.environ.get(self.api_key_env, "").strip()
         if not key and not self.is_local:
             raise ConfigError(
@@ -68,7 +84,7 @@ class Endpoint:
                 f"{self.host} is asked with a key",
                 f"export {self.api_key_env}=…, or name another variable in api_key_env",
             )
-        return key or "none"
+        return key or NO_KEY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
-from common.endpoint import Budget, Endpoint, Usage
+from common.endpoint import NO_KEY, Budget, Endpoint, Usage
 from common.errors import ConfigError, FaVChatError, MachineError, SampleError
 from common.reply_cache import CachedReply, ReplyCache
 
@@ -161,7 +161,7 @@ class Client:
 
         self._places = asyncio.Semaphore(self._concurrency)
         # Redirects would carry what is sent to another host than the one that was announced.
-        return openai.AsyncOpenAI(
+        client = openai.AsyncOpenAI(
             base_url=self.endpoint.base_url,
             api_key=self._key,
             max_retries=self._retries,
@@ -172,6 +172,9 @@ class Client:
                 event_hooks={"request": [count]},
             ),
         )
+        if self.endpoint.keeps_key:  # the package takes these from the environment as well
+            client.organization = client.project = None
+        return client
 
     async def _disconnect(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -284,13 +287,19 @@ class Client:
         """What ``error`` costs: one question, the rest of this round, or the run."""
         import openai
 
-        said = str(error).replace(self._key, "***") if self._key != "none" else str(error)
+        said = str(error).replace(self._key, "***") if self._key != NO_KEY else str(error)
         said = f"{type(error).__name__}: {said[:300]}"
         asked = f"{self.endpoint.model} at {self.endpoint.host}"
         if isinstance(
             error, openai.AuthenticationError | openai.PermissionDeniedError | openai.NotFoundError
         ):
-            fix = f"correct base_url, model or the key in {self.endpoint.api_key_env}"
+            name = self.endpoint.api_key_env
+            fix = f"correct base_url, model or the key in {name}"
+            if self.endpoint.keeps_key:
+                fix = (
+                    "correct base_url or model, or name the variable of its key in api_key_env "
+                    f"({name} is not sent to this machine)"
+                )
             self._stopped = ConfigError(asked, f"the endpoint refuses ({said})", fix)
             return self._stopped
         if isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError):

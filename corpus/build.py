@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from common.errors import ConfigError, MachineError
-from common.folders import claim
+from common.errors import ConfigError, FaVChatError, MachineError
+from common.folders import LOCK, claim
 from corpus import partition
 from corpus.adapters import find_adapter
 from corpus.adapters.base import Adapter, Listing
@@ -27,8 +27,8 @@ from corpus.config import CorpusConfig
 from corpus.duplicates import find_duplicates
 from corpus.filtering import accept
 from corpus.ledger import Ledger
-from corpus.output import read_review, token_counting, write_outputs
-from corpus.quality import Decision
+from corpus.output import REVIEW, read_review, token_counting, write_outputs, write_page
+from corpus.quality import Decision, count_decisions
 from corpus.records import (
     Cut,
     Described,
@@ -41,13 +41,26 @@ from corpus.records import (
 from corpus.schema import Sample, Split
 from corpus.segments import Stretch, segments
 from corpus.splits import shared_samples
-from corpus.stages import Stage, cut_clips, extract_features, inspect_clips, load_extractors
+from corpus.stages import (
+    CLIPS,
+    STAGES,
+    Stage,
+    cut_clips,
+    extract_features,
+    inspect_clips,
+    load_extractors,
+    remove_unwanted_clips,
+)
 from corpus.statistics import reasons
 from corpus.writers import find_writer
 from corpus.writers.base import Metered, Unwritten, Writer
 from corpus.writing import Desk, describe
 
+MARKER = ".favchat-corpus"  # in every folder that builds may clean up
+MADE = "made"  # clips that adapters make themselves
+FOLDERS = (CLIPS, STAGES, MADE, REVIEW)
 LEFTOVERS = ("*.part", "*.tmp")
+MIN_FAILED = 10  # fewer unreadable clips never stop a build
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,7 +80,7 @@ class Build:
     samples: list[Sample] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     worked: Counter[str] = field(default_factory=Counter)  # items this build worked on, by stage
-    decisions: dict[str, Decision] = field(default_factory=dict)  # a person's, by cut
+    decisions: dict[str, Decision] = field(default_factory=dict)  # a person's, by clip and digest
     unwritten: list[Unwritten] = field(default_factory=list)
     cost: str = ""  # what the writer has used, in its own words
     problems: list[Problem] = field(default_factory=list)
@@ -83,9 +96,10 @@ class CorpusReport:
     worked: Mapping[str, int]  # clips this build worked on, by stage; the others were there already
     frames: int  # of all clips together
     rejected: tuple[Rejection, ...]
-    missing: int  # clips that annotations name and the disk lacks
+    surplus: int  # files that no annotation names
+    review: dict[str, int]  # a person's decisions, by what became of them
     sent_back: dict[str, int]  # texts that this build's check refused, by rule
-    unwritten: int  # clips that the writer left for another build
+    unwritten: tuple[Unwritten, ...]  # clips that the writer left for another build
     cost: str  # what the writer has used, in its own words; "" for the offline ones
     seconds: float
 
@@ -104,12 +118,19 @@ class CorpusReport:
         if self.sent_back:
             rules = ", ".join(f"{rule} {count}" for rule, count in self.sent_back.items())
             lines.append(f"  texts sent back by the check: {rules}")
+        if self.review:
+            counts = ", ".join(f"{what} {count}" for what, count in self.review.items())
+            lines.append(f"  decisions of a person: {counts}")
         if self.cost:
             lines.append(f"  {self.cost}")
-        if self.missing:
-            lines.append(f"  {self.missing} annotated clips are not on disk: see report.html")
+        if self.surplus:
+            lines.append(f"  {self.surplus} files are named by no annotation")
         if self.unwritten:
-            lines.append(f"  {self.unwritten} clips have no text yet: run the same command again")
+            lines += [
+                f"  {len(self.unwritten)} clips have no text yet, and nothing is split before all "
+                "have: run the same command again",
+                f"  the first of them: {self.unwritten[0].reason}",
+            ]
         return "\n".join(lines)
 
 
@@ -126,21 +147,31 @@ def build_corpus(config: CorpusConfig) -> CorpusReport:
         MachineError: when too many clips cannot be read, or a wheel is missing.
     """
     started = time.monotonic()
+    _refuse_overlap(config)
     with claim(Path(config.path), "corpus.path"):
-        build = Build(config=config, root=_prepare(Path(config.path)))
+        build = Build(config=config, root=_prepare(config))
         # What a recipe names is found before hours of work, not after them.
         counting = token_counting(config.tokenizer)
-        writer = find_writer(config.write, build.root / "stages")
+        writer = find_writer(config.write, build.root / STAGES)
         load_extractors(tuple(config.extract.extractors), config.extract.device)
-        collect(build)
-        select(build)
-        cut(build)
-        extract(build)
-        write(build, writer)
         try:
-            split(build)
-        finally:  # when too little is left to split, manifest and report say why
+            collect(build)
+            select(build)
+            cutting = cut(build)
+            extract(build)
+            write(build, writer)
+            if not build.unwritten:
+                split(build)
+        except FaVChatError:
+            if build.inspections:  # the page says why nothing, or too little, is left
+                write_page(build, counting)
+            raise
+        if build.unwritten:  # a split of what is there would be another one of all
+            write_page(build, counting)
+        else:
             write_outputs(build, counting)
+            remove_unwanted_clips(cutting, build.cuts, build.root)
+            cutting.finish()
     counts = Counter(sample.split for sample in build.samples)
     return CorpusReport(
         path=build.root,
@@ -149,58 +180,96 @@ def build_corpus(config: CorpusConfig) -> CorpusReport:
         worked=dict(build.worked),
         frames=sum(len(item.cut) for item in build.described),
         rejected=tuple(build.rejected),
-        missing=sum(len(listing.missing) for listing in build.listings.values()),
+        surplus=sum(len(listing.surplus) for listing in build.listings.values()),
+        review=count_decisions(build.decisions.values()),
         sent_back=dict(Counter(problem.rule for problem in build.problems)),
-        unwritten=len(build.unwritten),
+        unwritten=tuple(build.unwritten),
         cost=build.cost,
         seconds=time.monotonic() - started,
     )
 
 
 def cut_corpus(config: CorpusConfig) -> Build:
-    """Only as far as the cut clips: what an extractor is trained on."""
+    """Only as far as the cut clips: what an extractor is trained on. Deletes nothing."""
+    _refuse_overlap(config)
     with claim(Path(config.path), "corpus.path"):
-        build = Build(config=config, root=_prepare(Path(config.path)))
+        build = Build(config=config, root=_prepare(config))
         collect(build)
         select(build)
         cut(build)
     return build
 
 
-def _prepare(root: Path) -> Path:
-    """The folder, without what a killed build left half-written."""
+def _refuse_overlap(config: CorpusConfig) -> None:
+    root = Path(config.path).resolve()
+    for source in config.sources:
+        folder = Path(source.root).resolve()
+        if source.root and (root.is_relative_to(folder) or folder.is_relative_to(root)):
+            raise ConfigError(
+                f"corpus.path={root} and a source in {folder}",
+                "a build cleans up its folder, which therefore holds no source and lies in none",
+                "set corpus.path to a folder of its own",
+            )
+
+
+def _prepare(config: CorpusConfig) -> Path:
+    """The corpus folder, known to be ours, without what a killed build left half-written."""
+    root = Path(config.path).resolve()
+    others = sorted({path.name for path in root.iterdir()} - {LOCK, MARKER})
+    if others and not (root / MARKER).exists():
+        raise ConfigError(
+            f"corpus.path={root}, which holds {', '.join(others[:SHOWN])}",
+            "a build cleans up its folder and starts only in an empty one or a corpus of its own",
+            "set corpus.path to a new folder, or empty this one",
+        )
     try:
-        (root / "clips").mkdir(parents=True, exist_ok=True)
-        for pattern in LEFTOVERS:
-            for leftover in root.rglob(pattern):
-                leftover.unlink()
+        (root / MARKER).touch()
+        for name in FOLDERS:
+            (root / name).mkdir(exist_ok=True)
+        for folder in (root, *(root / name for name in FOLDERS)):
+            for pattern in LEFTOVERS:
+                for leftover in folder.glob(pattern) if folder == root else folder.rglob(pattern):
+                    leftover.unlink()
     except OSError as error:
         raise ConfigError(
             f"corpus.path={root}", f"is no folder to write in ({error.strerror})", "name another"
         ) from error
-    return root.resolve()
+    return root
 
 
 def collect(build: Build) -> None:
-    """List every source's clips; what is annotated but missing is counted, not guessed at."""
+    """List every source's clips; what is annotated but missing is left out with that reason."""
     for source in build.config.sources:
         kind = find_adapter(source.adapter)
-        folder = Path(source.root) if source.root else build.root / "made" / source.adapter
-        adapter = kind(folder.resolve(), source.options)
-        if adapter.name in build.adapters:
+        name = source.name or kind.name
+        folder = Path(source.root) if source.root else build.root / MADE / name
+        if name in build.adapters:
             raise ConfigError(
-                f"corpus.sources with {adapter.name} twice",
-                "every source is named once",
-                "put its folders under one root, or give the second another adapter name",
+                f"corpus.sources with {name} twice",
+                "every source has a name of its own, by default its adapter's",
+                f"give one of them another: {{adapter: {source.adapter}, name: {name}_2, …}}",
             )
+        adapter = kind(folder.resolve(), source.options)
         listing = adapter.list()
-        build.adapters[adapter.name], build.listings[adapter.name] = adapter, listing
+        if listing.missing and not listing.clips:
+            raise ConfigError(
+                f"source {name} in {folder}: none of its {len(listing.missing)} clips is there",
+                "a source has its files where its annotations say",
+                f"see `degrpo corpus sources {source.adapter}`, or take the source out",
+            )
+        build.adapters[name], build.listings[name] = adapter, listing
+        build.rejected += [
+            Rejection(clip_id=missing, stage="collect", reason="annotated, but no file")
+            for missing in listing.missing
+        ]
         for clip in listing.clips:
+            if name != kind.name:
+                clip = replace(clip, source=name)
             if build.clips.setdefault(clip.clip_id, clip) is not clip:
                 raise ConfigError(
                     f"two clips {clip.clip_id} ({build.clips[clip.clip_id].video}, {clip.video})",
                     "a clip's name is its own in the whole corpus",
-                    "rename one of the files",
+                    "rename one of the files, or give a folder source its option name",
                 )
     if not build.clips:
         raise ConfigError(
@@ -216,6 +285,7 @@ def select(build: Build) -> None:
     build.inspections, unreadable = inspect_clips(list(build.clips.values()), build.adapters, stage)
     stage.finish()
     build.worked["inspected"] = stage.worked
+    build.rejected += unreadable
     _stop_if_most_failed(build, unreadable)
     filtered = [
         rejection
@@ -225,26 +295,32 @@ def select(build: Build) -> None:
     out = {item.clip_id for item in filtered}
     kept = {name: item for name, item in build.inspections.items() if name not in out}
     copies = _copies(build, kept)
-    build.rejected += [*unreadable, *filtered, *copies]
+    build.rejected += [*filtered, *copies]
 
 
 def _copies(build: Build, kept: Mapping[str, Inspection]) -> list[Rejection]:
-    """Clips that show what an earlier one shows. Clips of one recording are meant to be alike."""
+    """Clips that show what an earlier one shows; what is held out comes first.
+
+    Clips of one recording are meant to be alike.
+    """
     distance = build.config.filter.duplicate_distance
     if distance < 0:
         return []
-    order = [name for name in build.clips if name in kept]
-    found = find_duplicates({name: kept[name].hashes for name in order}, distance)
+    order = sorted(
+        (name for name in build.clips if name in kept),
+        key=lambda name: not build.clips[name].held_out,
+    )
+    recordings = {name: build.clips[name].recording for name in order}
+    found = find_duplicates({name: kept[name].hashes for name in order}, distance, recordings)
     return [
         Rejection(clip_id=name, stage="filter", reason=f"shows the same as {original}")
         for name, original in found.items()
-        if build.clips[name].recording != build.clips[original].recording
     ]
 
 
 def _stop_if_most_failed(build: Build, failed: Sequence[Rejection]) -> None:
-    share, most = len(failed) / len(build.clips), build.config.max_failed_share
-    if share > most:
+    most = build.config.max_failed_share
+    if len(failed) > max(MIN_FAILED, most * len(build.clips)):
         examples = "; ".join(f"{item.clip_id}: {item.reason}" for item in failed[:3])
         raise MachineError(
             f"{len(failed)} of {len(build.clips)} clips that cannot be read ({examples})",
@@ -253,8 +329,9 @@ def _stop_if_most_failed(build: Build, failed: Sequence[Rejection]) -> None:
         )
 
 
-def cut(build: Build) -> None:
-    """Divide what is left and write every part as a file."""
+def cut(build: Build) -> Stage:
+    """Divide what is left and write every part as a file. The stage is not finished yet: clips of
+    an earlier build stay until no sample speaks of them."""
     out = {item.clip_id for item in build.rejected}
     stretches: dict[str, list[Stretch]] = {}
     for name, clip in build.clips.items():
@@ -264,9 +341,9 @@ def cut(build: Build) -> None:
             build.rejected += left
     stage = Stage("cut", build.root, build.config)
     build.cuts, failed = cut_clips(stretches, build.clips, build.inspections, stage, build.root)
-    stage.finish()
     build.worked["cut"] = stage.worked
     build.rejected += failed
+    return stage
 
 
 def extract(build: Build) -> None:
@@ -284,7 +361,7 @@ def write(build: Build, writer: Writer) -> None:
     build.decisions = read_review(build.root)
     desk = Desk(
         writer=writer,
-        ledger=Ledger(build.root / "stages" / "write.jsonl"),
+        ledger=Ledger(build.root / STAGES / "write.jsonl"),
         checks=build.config.checks,
         attempts=write_config.attempts,
         seed=build.config.seed,

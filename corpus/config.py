@@ -36,6 +36,9 @@ class SourceConfig:
     root: str = ""
     """Folder in which the dataset lies as its authors deliver it; not for clips that are made."""
 
+    name: str = ""
+    """What the corpus calls it, where one adapter is used twice; empty: the adapter's name."""
+
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the adapter, such as a split or a number of face cards."""
 
@@ -122,7 +125,8 @@ class WriteConfig:
     """llm: the model's name."""
 
     api_key_env: str = "OPENAI_API_KEY"
-    """llm: the environment variable that holds the key; the key itself is never in a recipe."""
+    """llm: the environment variable that holds the key; the key itself is never in a recipe. A
+    server on this machine is sent a key only from a variable other than OPENAI_API_KEY."""
 
     frame_step: int = 16
     """llm: every so many-th frame is sent (v4: 16; v1: 4)."""
@@ -210,13 +214,16 @@ class SplitConfig:
 
     plan: str = "shared"
     """`disjoint`: every clip in one split; `stages_share`: the three stages share clips, RL and
-    held out share none; `shared` (mini corpora): only held-out recordings are kept apart."""
+    held out share none; `shared` (mini corpora): only held-out clips, with their recordings and
+    people, are kept apart."""
 
     rl_samples: int = 16
-    """Size of the RL split (paper: 10,000)."""
+    """Size of the RL split (paper: 10,000); 0 leaves it out, and allows a corpus of held-out clips
+    only."""
 
     held_out_samples: int = 2000
-    """disjoint, stages_share: size of the held-out split, over its levels."""
+    """disjoint, stages_share: size of the held-out split, over its levels. Clips that their dataset
+    holds out count towards it, and all of them are in, also where they are more."""
 
     summary_share: float = 0.35
     """disjoint: share of the training clips that serve stage 1."""
@@ -226,7 +233,7 @@ class SplitConfig:
 
     def check(self) -> None:
         _one_of("corpus.split.plan", self.plan, ("shared", "disjoint", "stages_share"))
-        _at_least("corpus.split.rl_samples", self.rl_samples, 1)
+        _at_least("corpus.split.rl_samples", self.rl_samples, 0)
         _at_least("corpus.split.held_out_samples", self.held_out_samples, 0)
         _share("corpus.split.summary_share", self.summary_share)
         _share("corpus.split.emotion_share", self.emotion_share)

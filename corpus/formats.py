@@ -72,8 +72,8 @@ def manifest_rows(
 ) -> list[ManifestRow]:
     """One row for every cut and for every rejection, by clip and place in it.
 
-    A rejection names a source clip, a stretch of one, or a cut. A cut that is named, or whose clip
-    is rejected whole, has one row, with the reason.
+    A rejection names a source clip, a stretch of one, or a cut. A cut that is named, by its id or
+    by its frames, or whose clip is rejected whole, has one row, with the reason.
     """
     sources = {clip.clip_id: clip for clip in clips}
     found = {inspection.clip_id: inspection for inspection in inspections}
@@ -84,13 +84,10 @@ def manifest_rows(
     by_clip: dict[str, list[Cut]] = {}
     for cut in by_cut.values():
         by_clip.setdefault(cut.clip_id, []).append(cut)
-    of_clip: dict[str, list[Cut]] = {}
-    for cut in by_cut.values():
-        of_clip.setdefault(cut.clip_id, []).append(cut)
     reasons: dict[str, Rejection] = {}
     rows = []
     for rejection in rejections:
-        clip_id, first, last = place(rejection, sources, by_cut)
+        clip_id, first, last = place(rejection, by_cut)
         named = [
             cut
             for cut in by_clip.get(clip_id, ())
@@ -110,16 +107,11 @@ def manifest_rows(
     return sorted(rows, key=lambda row: (row.clip_id, row.first or 0, row.last or 0, row.status))
 
 
-def place(
-    rejection: Rejection, sources: Mapping[str, SourceClip], cuts: Mapping[str, Cut]
-) -> tuple[str, int | None, int | None]:
+def place(rejection: Rejection, cuts: Mapping[str, Cut]) -> tuple[str, int | None, int | None]:
     """The source clip and the frames (None: all) that a rejection speaks of."""
-    if (cut := cuts.get(rejection.clip_id)) is not None:
+    cut = cuts.get(rejection.cut_id) if rejection.cut_id else None
+    if cut is not None:
         return cut.clip_id, cut.first, cut.last
-    if rejection.clip_id not in sources:  # a cut that never came to be: clip-first-last
-        clip_id, *frames = rejection.clip_id.rsplit("-", 2)
-        if clip_id in sources and all(part.isdecimal() for part in frames):
-            return clip_id, int(frames[0]), int(frames[1])
     return rejection.clip_id, rejection.first, rejection.last
 
 
@@ -250,6 +242,29 @@ def _manifest_schema() -> pyarrow.Schema:
 # --- Hugging Face Dataset ------------------------------------------------------------------------
 
 
+def by_split(samples: Iterable[Sample], splits: Sequence[str] = ()) -> dict[str, list[Sample]]:
+    """The samples of each of ``splits``; when empty, of every split that has any.
+
+    Raises:
+        ConfigError: for a split without samples, or when there is none at all.
+    """
+    found: dict[str, list[Sample]] = {}
+    for sample in samples:
+        found.setdefault(sample.split, []).append(sample)
+    wanted = list(dict.fromkeys(splits)) or list(found)
+    if empty := [split for split in wanted if split not in found]:
+        raise ConfigError(
+            f"split {', '.join(empty)}",
+            f"the corpus has samples in {', '.join(found) or 'none'}",
+            "name one of these" if found else "run `degrpo corpus build` first",
+        )
+    if not found:
+        raise ConfigError(
+            "a corpus without samples", "there is nothing to export", "run `degrpo corpus build`"
+        )
+    return {split: found[split] for split in wanted}
+
+
 def to_dataset(folder: Path, splits: Sequence[str] = ()) -> datasets.Dataset:
     """The samples of ``splits`` (all when empty) in TRL's conversational prompt–completion format.
 
@@ -261,6 +276,11 @@ def to_dataset(folder: Path, splits: Sequence[str] = ()) -> datasets.Dataset:
     Raises:
         ConfigError: as :func:`corpus.schema.load_samples`.
     """
+    return dataset_of(load_samples(Path(folder) / SAMPLES_FILE, splits))
+
+
+def dataset_of(samples: Iterable[Sample]) -> datasets.Dataset:
+    """``samples`` in the form of :func:`to_dataset`."""
     from datasets import Dataset, Features, List, Value
 
     text, texts = Value("string"), List(Value("string"))
@@ -285,7 +305,7 @@ def to_dataset(folder: Path, splits: Sequence[str] = ()) -> datasets.Dataset:
             "extra": text,
         }
     )
-    rows = [_dataset_row(sample) for sample in load_samples(Path(folder) / SAMPLES_FILE, splits)]
+    rows = [_dataset_row(sample) for sample in samples]
     columns = {name: [row[name] for row in rows] for name in features}
     return Dataset.from_dict(columns, features=features)
 

@@ -38,6 +38,7 @@ class Choice:
 
 
 SUMMARY = -1
+SHOWN = 5  # clips named in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,40 @@ def group_clips(clips: Sequence[ClipToSplit], seed: int) -> list[ClipGroup]:
         order = hashlib.sha256(f"{seed}/{members[0].cut_id}".encode()).hexdigest()
         found.append(ClipGroup(order=order, clips=members, questions=tuple(_questions(members))))
     return sorted(found, key=lambda group: group.order)
+
+
+def groups_to_train_on(groups: Sequence[ClipGroup], rl_samples: int) -> list[ClipGroup]:
+    """The groups without a held-out clip; none for a corpus that only evaluates.
+
+    Args:
+        rl_samples: 0 allows that every clip is held out.
+
+    Raises:
+        ConfigError: when there is no clip at all, or none is left to train on.
+    """
+    clips = [clip for group in groups for clip in group.clips]
+    if not clips:
+        raise ConfigError(
+            "no clip to split: all were rejected",
+            "a corpus has at least one clip",
+            "see report.html for the reasons",
+        )
+    free = [group for group in groups if not group.forced]
+    held_out = sorted({clip.clip_id for clip in clips if clip.held_out})
+    names = ", ".join(held_out[:SHOWN]) + (", …" if len(held_out) > SHOWN else "")
+    if not free and not all(clip.held_out for clip in clips):
+        raise ConfigError(
+            f"nothing to train on: every clip shows a recording or a person of {names}",
+            "what shares a recording or a person with held-out clips is not trained on",
+            "give clips of other people, or only the held-out ones",
+        )
+    if not free and rl_samples:
+        raise ConfigError(
+            f"nothing to train on: only held-out clips ({names})",
+            "training needs at least one clip that is not held out",
+            "set corpus.split.rl_samples=0 for a corpus that only evaluates, or give other clips",
+        )
+    return free
 
 
 def _questions(clips: Iterable[ClipToSplit]) -> Iterator[tuple[Choice, Pair]]:

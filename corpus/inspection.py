@@ -42,7 +42,7 @@ MIN_SIGHTINGS = 3
 
 
 def inspect(clip: SourceClip, *, sample_every: int = 1) -> Inspection:
-    """Look at every frame of ``clip`` once; memory does not grow with its length.
+    """Look at every frame of ``clip`` once; memory grows by a kilobyte a frame.
 
     Faces are looked for in every ``sample_every``-th frame of each shot, beginning with its first;
     frames between two samples count as showing the face when both samples do, frames after the last

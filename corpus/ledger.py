@@ -56,10 +56,14 @@ class Ledger:
         return self._entries.get((item, key))
 
     def put(self, item: str, key: str, value: Any) -> None:
-        """Enter a finished item; on disk when this returns."""
+        """Enter a finished item; a kill of this process cannot take it back."""
         self._entries[item, key] = value
         self._file.write(_line(item, key, value))
         self._file.flush()
+
+    def values(self) -> list[Any]:
+        """Everything that was put and not forgotten, earlier builds' items included."""
+        return list(self._entries.values())
 
     def keep(self, wanted: Iterable[tuple[str, str]]) -> None:
         """Forget all but these (item, key): what no recipe asks for any more; atomic."""

@@ -104,7 +104,13 @@ def _as_tasks(
 def _outcome(reference: Any) -> Any:
     import ray
 
+    deaths = (
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.OutOfMemoryError,
+        ray.exceptions.NodeDiedError,
+    )
     try:
         return ray.get(reference)
-    except ray.exceptions.WorkerCrashedError:
-        return Failure(f"the worker process died on it, {DEATHS + 1} times", lasting=False)
+    except deaths as error:
+        cause = "memory ran out" if isinstance(error, deaths[1]) else "the worker process died"
+        return Failure(f"{cause} on it, {DEATHS + 1} times", lasting=False)

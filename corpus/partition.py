@@ -3,9 +3,9 @@
 Clips that share a source clip, a recording or (where it is known) a person form a group, and groups
 are dealt whole, in this order:
 
-- **held out**: every group with a clip that is held out by its dataset; then groups that fill up
-  ``held_out_samples`` questions, as evenly over the levels low, mid and high as the questions
-  allow. Clips that their dataset calls a test come first.
+- **held out**: every group with a clip that is held out by its dataset: all questions about such a
+  clip, however many; then groups that fill up ``held_out_samples`` questions, as evenly over the
+  levels low, mid and high as the questions allow. Clips that their dataset calls a test come first.
 - **RL**: groups that cover rare attributes best (:mod:`corpus.coverage`), until they hold
   ``rl_samples`` questions; the last group gives only as many as are needed, chosen likewise.
 - **stages 1 to 3** share the rest. With the plan ``disjoint`` stage 3 takes the groups with the
@@ -13,6 +13,8 @@ are dealt whole, in this order:
   left. With ``stages_share`` all three use all of it: stage 1 the summaries, stage 2 every
   question, stage 3 the questions about emotion of the clips that show one. A share of 0 leaves a
   stage out in both.
+
+Where every clip is held out by its dataset and ``rl_samples`` is 0, there is a held-out split only.
 
 The paper's sizes (60K summaries, 170K and 110K questions, 10K for RL, from 61K clips with 2.8
 questions each) need ``stages_share``: its stage 2 alone is as large as all questions.
@@ -30,10 +32,22 @@ from common.errors import ConfigError
 from corpus.attributes import VOCABULARY
 from corpus.config import SplitConfig
 from corpus.coverage import Item, choose, rarity
-from corpus.groups import SUMMARY, Choice, ClipGroup, ClipToSplit, group_clips
+from corpus.groups import (
+    SUMMARY,
+    Choice,
+    ClipGroup,
+    ClipToSplit,
+    group_clips,
+    groups_to_train_on,
+)
 from corpus.records import Described, Pair
 from corpus.samples import make_sample, summary_pair
 from corpus.schema import FacialTargets, Level, Sample, Split
+from corpus.split_advice import advice
+
+
+class TooLittleError(ConfigError):
+    """Splits for which there are too few clips or questions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +70,9 @@ def partition(clips: Sequence[ClipToSplit], config: SplitConfig, seed: int) -> P
     """Deal the clips to the splits, with the plan ``disjoint`` or ``stages_share``.
 
     Raises:
-        ConfigError: for another plan, shares over 1, or fewer questions, groups or emotions than
-            the splits need; the message says what was asked and what there is.
+        ConfigError: for another plan, shares over 1, no clip (to train on), or fewer questions,
+            groups or emotions than the splits need; the message says what was asked, what there
+            is and which sizes would do.
     """
     if config.plan not in ("disjoint", "stages_share"):
         raise ConfigError(
@@ -65,18 +80,55 @@ def partition(clips: Sequence[ClipToSplit], config: SplitConfig, seed: int) -> P
             "only disjoint and stages_share keep clips apart",
             "set corpus.split.plan=disjoint",
         )
+    if config.summary_share + config.emotion_share > 1 + 1e-9:
+        raise ConfigError(
+            f"corpus.split.summary_share={config.summary_share} and "
+            f"corpus.split.emotion_share={config.emotion_share}",
+            "the shares of stages 1 and 3 sum to at most 1",
+            "set corpus.split.summary_share=0.35 and corpus.split.emotion_share=0.25",
+        )
     groups = group_clips(clips, seed)
+    if groups_to_train_on(groups, config.rl_samples):
+        chosen = _deal_or_advise(groups, config)
+    else:
+        chosen = {Split.HELD_OUT: _ordered(_hold_out(groups, 0)[0])}
+    used = {choice.cut_id for choices in chosen.values() for choice in choices}
+    return Partition(
+        chosen={split: chosen.get(split, ()) for split in Split},
+        unused=tuple(sorted(clip.cut_id for clip in clips if clip.cut_id not in used)),
+    )
+
+
+def _deal_or_advise(
+    groups: Sequence[ClipGroup], config: SplitConfig
+) -> dict[Split, tuple[Choice, ...]]:
+    """Every split's samples.
+
+    Raises:
+        TooLittleError: says the largest sizes that the clips allow, where any do.
+    """
+
+    def works(option: SplitConfig) -> bool:
+        try:
+            _deal(groups, option)
+        except TooLittleError:
+            return False
+        return True
+
+    try:
+        return _deal(groups, config)
+    except TooLittleError as error:
+        questions = sum(len(group.questions) for group in groups)
+        fix = advice(works, config, questions) or error.fix
+        raise TooLittleError(error.received, error.rule, fix) from error
+
+
+def _deal(groups: Sequence[ClipGroup], config: SplitConfig) -> dict[Split, tuple[Choice, ...]]:
     _require_enough(groups, config)
     held_out, rest = _hold_out(groups, config.held_out_samples)
     rl, rest = _choose_rl(rest, config.rl_samples)
     deal = _deal_disjoint if config.plan == "disjoint" else _deal_shared
-    stages = deal(rest, config)
-    chosen = {**stages, Split.RL: tuple(rl), Split.HELD_OUT: _ordered(held_out)}
-    used = {choice.cut_id for choices in chosen.values() for choice in choices}
-    return Partition(
-        chosen={split: chosen[split] for split in Split},
-        unused=tuple(sorted(clip.cut_id for clip in clips if clip.cut_id not in used)),
-    )
+    return {**deal(rest, config), Split.RL: tuple(rl), Split.HELD_OUT: _ordered(held_out)}
 
 
 def clips_to_split(items: Iterable[Described]) -> list[ClipToSplit]:
@@ -189,10 +241,12 @@ def level_quotas(
 
 def _choose_rl(groups: Sequence[ClipGroup], wanted: int) -> tuple[list[Choice], list[ClipGroup]]:
     """``wanted`` samples, and the groups that give none."""
+    if not wanted:
+        return [], list(groups)
     candidates = {group.order: group for group in groups if group.questions}
     available = sum(len(group.questions) for group in candidates.values())
     if available < wanted:
-        raise ConfigError(
+        raise TooLittleError(
             f"corpus.split.rl_samples={wanted}",
             f"{available} questions in {len(candidates)} groups are left beside the held-out ones",
             "set corpus.split.rl_samples or corpus.split.held_out_samples lower",
@@ -296,7 +350,7 @@ def _stages(
         shares[Split.QA] = 1.0
     for split, share in shares.items():
         if share > 1e-9 and not found[split]:
-            raise ConfigError(
+            raise TooLittleError(
                 f"corpus.split.plan={config.plan} with a share of {share:.2f} for {split}",
                 f"the clips that are left beside RL and held out give {split} no sample",
                 "give more clips, set corpus.split.rl_samples or corpus.split.held_out_samples "
@@ -310,17 +364,10 @@ def _ordered(choices: Iterable[Choice]) -> tuple[Choice, ...]:
 
 
 def _require_enough(groups: Sequence[ClipGroup], config: SplitConfig) -> None:
-    if config.summary_share + config.emotion_share > 1 + 1e-9:
-        raise ConfigError(
-            f"corpus.split.summary_share={config.summary_share} and "
-            f"corpus.split.emotion_share={config.emotion_share}",
-            "the shares of stages 1 and 3 sum to at most 1",
-            "set corpus.split.summary_share=0.35 and corpus.split.emotion_share=0.25",
-        )
     available = sum(len(group.questions) for group in groups)
     if available < config.rl_samples + config.held_out_samples:
         num_clips = sum(len(group.clips) for group in groups)
-        raise ConfigError(
+        raise TooLittleError(
             f"corpus.split.rl_samples={config.rl_samples} and "
             f"corpus.split.held_out_samples={config.held_out_samples}",
             f"{num_clips} clips in {len(groups)} groups (people, recordings) give {available} "

@@ -102,13 +102,14 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """A clip, or a stretch of one, that is left out, and why."""
+    """A clip, a stretch of one, or a cut, that is left out, and why."""
 
-    clip_id: str
+    clip_id: str  # of the source clip
     stage: str  # "inspect", "filter", "trim", "cut", "extract", "write", "check" or "split"
     reason: str
     first: int | None = None  # frames, inclusive; None: the whole clip
     last: int | None = None
+    cut_id: str | None = None  # when it is one cut that is left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -169,7 +169,7 @@ def _rejected_sheet(contents: Contents, count: int, seed: int) -> list[ContactSh
 
 def _rejected(contents: Contents, drawn: Iterable[Rejection]) -> Iterator[ContactSheet]:
     for rejection in drawn:
-        clip_id, first, last = place(rejection, contents.sources, contents.cuts_by_id)
+        clip_id, first, last = place(rejection, contents.cuts_by_id)
         clip = contents.sources.get(clip_id)
         frames = "" if first is None else f", frames {first}–{last}"
         yield ContactSheet(

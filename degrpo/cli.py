@@ -82,6 +82,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_corpus(commands) -> None:
+    from corpus.schema import Split
+
     corpus = commands.add_parser("corpus", help="build a corpus, from datasets or without any")
     actions = corpus.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_recipe_command(
@@ -130,11 +132,21 @@ def _add_corpus(commands) -> None:
         "export",
         _corpus("export"),
         "the built corpus in another layout",
-        "trl: a Hugging Face dataset with conversational prompts, saved to a folder. authors: one "
-        "JSON file in the layout of the paper's authors.",
+        "trl: a Hugging Face DatasetDict with conversational prompts and an entry per split, saved "
+        "to a folder. authors: JSON in the layout of the paper's authors, a file per split in a "
+        "folder. With one --split: that split's Dataset, or JSON file.",
     )
     export.add_argument("--format", choices=["trl", "authors"], default="trl")
-    export.add_argument("--out", type=Path, required=True, help="folder (trl) or file (authors)")
+    export.add_argument(
+        "--split",
+        action="append",
+        default=[],
+        choices=[split.value for split in Split],
+        help="only this one; may be repeated (default: every split that has samples)",
+    )
+    export.add_argument(
+        "--out", type=Path, required=True, help="new folder; of authors with one --split, new file"
+    )
 
 
 def _corpus(action: str) -> Callable[[argparse.Namespace], int]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from omegaconf import OmegaConf
-
-from common.config import load_config
+from common.config import dotlist, load_config
 from common.console import say
+from common.errors import ConfigError
 from degrpo.config import TrainConfig
+
+if TYPE_CHECKING:
+    from corpus.schema import Sample
 
 
 def build(options: argparse.Namespace) -> int:
@@ -18,7 +24,7 @@ def build(options: argparse.Namespace) -> int:
     config = _load(options)
     report = build_on_cluster(config)
     say(str(report))
-    return 0
+    return 1 if report.unwritten else 0
 
 
 def build_on_cluster(config: TrainConfig):
@@ -43,7 +49,7 @@ def sources(options: argparse.Namespace) -> int:
     if options.root is None:
         say(describe([options.name]))
         return 0
-    given = dict(OmegaConf.from_dotlist(options.option))
+    given = dict(dotlist(options.option))
     listing = kind(options.root.resolve(), {str(key): value for key, value in given.items()}).list()
     say(f"{kind.title} in {options.root}: {len(listing.clips)} clips")
     for label, names in (
@@ -65,16 +71,22 @@ def fit(options: argparse.Namespace) -> int:
     from corpus.extractors.fit import fit as fit_extractor
     from corpus.extractors.registry import find_names
 
-    config = _load(options)
+    config, names = _load(options), find_names(options.names)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--out {options.out}", f"is no folder to write in ({error.strerror})", "name another"
+        ) from error
 
     def work():
         built = cut_corpus(config.corpus)
-        pairs = [(built.clips[cut.clip_id], cut) for cut in built.cuts]
+        clips = [(built.clips[cut.clip_id], cut) for cut in built.cuts]
         return fit_extractor(
-            examples_of_cuts(pairs, built.root),
-            find_names(options.names),
+            examples_of_cuts([pair for pair in clips if not pair[0].held_out], built.root),
+            names,
             options.out,
-            name=options.out.name,
+            name=options.out.resolve().name,
             device=config.corpus.extract.device,
             num_workers=config.corpus.num_workers,
         )
@@ -85,18 +97,67 @@ def fit(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    """``degrpo corpus export``: the built corpus in another layout."""
-    from corpus.formats import export_authors_json, to_dataset
+    """``degrpo corpus export``: the built corpus in another layout; splits are never mixed."""
+    from corpus.formats import SAMPLES_FILE, by_split
     from corpus.schema import load_samples
 
-    config = _load(options).corpus
-    folder = Path(config.path)
-    if options.format == "authors":
-        export_authors_json(load_samples(folder / "samples.jsonl"), options.out)
-    else:
-        to_dataset(folder).save_to_disk(str(options.out))
-    say(f"wrote {options.out}")
+    folder = Path(_load(options).corpus.path)
+    found = by_split(load_samples(folder / SAMPLES_FILE), options.split)
+    one = len(set(options.split)) == 1
+    try:
+        out = _new_place(options.out, as_file=one and options.format == "authors")
+        partial = out.with_name(f".{out.name}.{os.getpid()}.part")
+        try:
+            _export(found, partial, options.format, one=one)
+            partial.replace(out)
+        finally:
+            _remove(partial)
+    except OSError as error:
+        raise ConfigError(
+            f"--out {options.out}",
+            f"it cannot be written ({error.strerror or error})",
+            "name another",
+        ) from error
+    say(
+        f"wrote {', '.join(f'{len(held)} {split}' for split, held in found.items())}: {options.out}"
+    )
     return 0
+
+
+def _new_place(given: Path, *, as_file: bool) -> Path:
+    """``given``, where nothing is yet but perhaps an empty folder that is to be filled."""
+    out = given.resolve()
+    if out.exists() and (as_file or not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(
+            f"--out {given}, which is there already",
+            "an export makes a new file, or fills a new or empty folder",
+            "name another, or delete it",
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _export(found: Mapping[str, Sequence[Sample]], out: Path, layout: str, *, one: bool) -> None:
+    """Write every split of ``found`` below ``out``; with ``one``, the only split as ``out``."""
+    from corpus.formats import dataset_of, export_authors_json
+
+    if layout == "authors":
+        for split, samples in found.items():
+            export_authors_json(samples, out if one else out / f"{split}.json")
+        return
+    from datasets import DatasetDict
+
+    made = {split: dataset_of(samples) for split, samples in found.items()}
+    saved = next(iter(made.values())) if one else DatasetDict(made)
+    saved.save_to_disk(str(out))
+
+
+def _remove(path: Path) -> None:
+    """Delete what a failed or stopped export has left."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _with_workers(config: TrainConfig, work: Callable):
@@ -109,4 +170,7 @@ def _with_workers(config: TrainConfig, work: Callable):
 
 
 def _load(options: argparse.Namespace) -> TrainConfig:
+    """The recipe; what it names as my_package.module:object may lie in the current folder."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
     return load_config(TrainConfig, options.recipe, options.overrides)

@@ -27,7 +27,8 @@ _TARGETS = {
 class FaVChatJson(Dataset):
     """One clip per ``path``, with every question asked about it. Clips are kept whole.
 
-    A row needs ``problem``, ``solution`` and ``path`` (relative to the JSON file, or absolute);
+    A row needs ``problem``, ``solution`` and ``path`` (relative to the JSON file, or absolute; it
+    leads into the root, or into the folder that option ``videos`` names);
     ``options``, ``problem_type``, ``facial_attributes``, ``facial_emotion``, ``facial_action`` and
     ``problem_id`` are read where they are there, the other keys are not used.
 
@@ -44,11 +45,17 @@ class FaVChatJson(Dataset):
     licence = "the terms of the clips' own datasets; the layout does not carry them"
     download = (
         "A JSON list with problem, solution and path in each row, and the clips where path says. "
-        "The file lies in the root; clips are looked for from the file's folder."
+        "The file lies in the root; clips are looked for from the file's folder, within the root "
+        "or the folder of option videos."
     )
     purpose = "training"
     OPTIONS = (
         Option(name="file", default="", help="the JSON file, when there are several in the root"),
+        Option(
+            name="videos",
+            default="",
+            help="folder, absolute or from the root, in which paths may lie beside the root itself",
+        ),
         Option(name="held_out", default=False, help="put all of its clips into the test set"),
         Option(name="licence", default="", help="terms of the clips, for the data card"),
         Option(
@@ -67,6 +74,7 @@ class FaVChatJson(Dataset):
             place = Place(file, f"item {number}")
             path, pair = _read_row(place, row)
             path = os.path.normpath(path)
+            self._check_path(place, path, file.parent)
             pairs[path] = [*pairs.get(path, ()), pair]
             places.setdefault(path, place)
         videos = {path: (file.parent / path).resolve() for path in pairs}
@@ -97,6 +105,22 @@ class FaVChatJson(Dataset):
                 "set option file" if found else self.download,
             )
         return found[0]
+
+    def _check_path(self, place: Place, path: str, folder: Path) -> None:
+        """Raise :class:`ConfigError` for a path that leads where no clip of ours was put: a file
+        from elsewhere must not choose which files of this machine are read. Links are followed:
+        who sets one in the root means it."""
+        allowed = [self.root, folder]
+        if videos := self.options["videos"]:
+            allowed.append(self.root / videos)
+        video = Path(os.path.normpath(folder / path))
+        bounds = [bound for item in allowed for bound in (item.absolute(), item.resolve())]
+        if not any(video.is_relative_to(os.path.normpath(bound)) for bound in bounds):
+            raise place.error(
+                path,
+                f"clips lie in {self.root}" + (f" or {self.root / videos}" if videos else ""),
+                "set option videos to the folder of the clips, if you trust this file with it",
+            )
 
     def _entry(self, place: Place, path: str, pairs: tuple[Pair, ...]) -> Entry:
         phrases = (

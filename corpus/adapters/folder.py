@@ -37,6 +37,8 @@ CLIP_COLUMNS = (
 PAIR_COLUMNS = ("question", "answer", "kind", "level", "options")
 COLUMNS = ("video", *CLIP_COLUMNS, *PAIR_COLUMNS)
 SUBJECTS = ("person", "man", "woman")
+HELD_OUT = ("test", "val", "valid", "validation", "dev", "eval", "held_out")
+"""Words of the column split that keep a clip out of training; the only other one is train."""
 
 LAST_FRAME = 10**9
 """End of a timeline that holds throughout: frames are counted only when the clip is opened."""
@@ -109,11 +111,13 @@ class Folder(Dataset):
         part = f"@{start or 0}-{end}" if start or end else ""
         name = self.options["name"]
         file = key_of(_below(video, media.folder))
+        split = _split(place, _cell(row, "split"))
         fields = {
             **self._labels(place, row),
             "recording": f"{name or 'folder'}/{_cell(row, 'recording') or file}",
             "summary": _cell(row, "summary") or _cell(row, "caption") or None,
-            "official_split": _cell(row, "split") or None,
+            "official_split": split or None,
+            "held_out": split in HELD_OUT,
             "start_seconds": _number(place, "start", start),
             "end_seconds": _number(place, "end", end),
             "crop": _box(place, _words(row.get("box"))),
@@ -276,6 +280,17 @@ def _one_of(place: Place, column: str, word: str, allowed: Iterable[str]) -> str
     if word.lower() not in names:
         raise place.error(
             f"{column} {word!r}", f"it is one of {', '.join(names)}", nearest(word.lower(), names)
+        )
+    return word.lower()
+
+
+def _split(place: Place, word: str) -> str:
+    names = ("", "train", *HELD_OUT)
+    if word.lower() not in names:
+        raise place.error(
+            f"split {word!r}",
+            f"it is one of {', '.join(names[1:])} (all but train are held out), or empty",
+            f"{nearest(word.lower(), names[1:])} Or leave the column out",
         )
     return word.lower()
 

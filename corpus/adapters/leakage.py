@@ -15,8 +15,8 @@ def evaluation_leakage(clips: Iterable[SourceClip]) -> list[str]:
     """Statements on evaluation items among ``clips`` that are, or may be, training material.
 
     A clip is recognised by its recording (dataset and number within it, whatever collection it lies
-    in) and by its file. Training material are the training sources, the training part of evaluation
-    sets, and what comes from adapters of other packages.
+    in) and by its file. Training material is what no source holds out: training sources, the
+    training part of evaluation sets, and what comes from adapters of other packages.
 
     Example:
         >>> evaluation_leakage(dfec_clips + dfew_clips)
@@ -26,7 +26,8 @@ def evaluation_leakage(clips: Iterable[SourceClip]) -> list[str]:
     training: dict[str, list[SourceClip]] = {}
     for clip in clips:
         trained_on = (clip.official_split or "").startswith("train")
-        side = evaluation if _is_evaluation(clip.source) and not trained_on else training
+        held = clip.held_out or (_is_evaluation(clip.source) and not trained_on)
+        side = evaluation if held else training
         side.setdefault(clip.source, []).append(clip)
     statements = []
     for name, tested in evaluation.items():

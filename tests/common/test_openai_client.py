@@ -27,11 +27,13 @@ from tests.common.endpoint import Answer, Server
 
 ROOT = Path(__file__).parents[2]
 SECRET = "sk-very-secret-0123456789"
+PROVIDERS = "sk-of-a-provider-elsewhere"
 
 
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setenv("OPENAI_API_KEY", PROVIDERS)
+    monkeypatch.setenv("SERVER_API_KEY", SECRET)
 
 
 def question(text: str = "q", **more: Any) -> Question:
@@ -39,7 +41,13 @@ def question(text: str = "q", **more: Any) -> Question:
 
 
 def client(server: Any, tmp_path: Path, **more: Any) -> Client:
-    where = Endpoint(base_url=server.base_url, model="m", input_price=2.0, output_price=10.0)
+    where = Endpoint(
+        base_url=server.base_url,
+        model="m",
+        api_key_env="SERVER_API_KEY",
+        input_price=2.0,
+        output_price=10.0,
+    )
     return Client(where, tmp_path / "replies.sqlite", **({"retries": 2} | more))
 
 
@@ -307,8 +315,34 @@ def test_no_proxy_and_no_redirect_for_a_local_endpoint(tmp_path: Path, monkeypat
         assert other.asked == []
 
 
+def test_a_local_endpoint_never_sees_the_key_of_a_provider(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-a-provider")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-of-a-provider")
+    refuse = Answer(status=401, text="a key, please")
+    with Server(lambda body, index: refuse if index else Answer()) as server:
+        where = Endpoint(base_url=server.base_url, model="m")
+        with Client(where, tmp_path / "c.sqlite") as asks:
+            assert asks.submit(question("a")).result() == {}
+            error = asks.submit(question("b")).exception()
+        assert [asked.headers["authorization"] for asked in server.asked] == ["Bearer none"] * 2
+        assert "of-a-provider" not in str([asked.headers for asked in server.asked])
+    assert isinstance(error, ConfigError)
+    assert "in api_key_env (OPENAI_API_KEY is not sent to this machine)" in error.fix
+
+
+def test_which_key_is_sent_where(monkeypatch) -> None:
+    local, away = "http://127.0.0.1:8000/v1", "https://api.example.org/v1"
+    assert Endpoint(base_url=away, model="m").api_key() == PROVIDERS
+    assert Endpoint(base_url=away, model="m", api_key_env="SERVER_API_KEY").api_key() == SECRET
+    assert Endpoint(base_url=local, model="m", api_key_env="SERVER_API_KEY").api_key() == SECRET
+    assert Endpoint(base_url=local, model="m").api_key() == "none"
+    monkeypatch.delenv("SERVER_API_KEY")
+    assert Endpoint(base_url=local, model="m", api_key_env="SERVER_API_KEY").api_key() == "none"
+
+
 def test_a_key_is_needed_only_away_from_this_machine(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.delenv("SERVER_API_KEY")
     away = Endpoint(base_url="https://api.example.org/v1", model="m")
     with pytest.raises(ConfigError, match="no OPENAI_API_KEY"):
         Client(away, tmp_path / "c")

@@ -18,10 +18,10 @@ from common.config import load_config
 from common.errors import ConfigError, MachineError
 from corpus.adapters.embedded import locate
 from corpus.build import CorpusReport, build_corpus
-from corpus.config import CorpusConfig, ExtractConfig, WriteConfig
+from corpus.config import CorpusConfig, ExtractConfig, SplitConfig, WriteConfig
 from corpus.formats import read_manifest
 from corpus.labels import TRACKS, load_labels
-from corpus.schema import Sample, load_samples
+from corpus.schema import Sample, Split, load_samples
 from corpus.splits import KINDS
 from degrpo.config import TrainConfig
 from policy.language import load_tokenizer
@@ -249,6 +249,16 @@ class TestBuildingAgain:
         assert report.splits == {"summary": 1, "qa": 4, "emotion_qa": 5, "rl": 4, "held_out": 0}
 
 
+@pytest.mark.parametrize("plan", ["shared", "disjoint", "stages_share"])
+def test_a_corpus_that_only_evaluates(tmp_path: Path, small_config, plan: str) -> None:
+    config = small_config(tmp_path / "new", clips=["carphone_pristine.mp4"])
+    report = build_corpus(replace(config, split=SplitConfig(plan=plan, rl_samples=0)))
+    samples = load_samples(report.path / "samples.jsonl")
+    assert report.splits == dict.fromkeys(Split, 0) | {"held_out": len(samples)}
+    assert len(samples) >= 12  # three clips, four kinds of question at least
+    assert (report.path / "report.html").exists()
+
+
 def test_the_report_counts_tokens_as_the_recipe_says(copied, small_config, samples) -> None:
     build_corpus(small_config(copied, tokenizer="smollm2-135m"))
     page = (copied / "report.html").read_text()
@@ -285,6 +295,10 @@ class TestRefusals:
     def test_only_held_out_clips(self, copied, small_config) -> None:
         with pytest.raises(ConfigError, match=r"carphone_pristine.*at least one clip"):
             build_corpus(small_config(copied, clips=["carphone_pristine.mp4"]))
+
+    def test_only_short_clips(self, tmp_path: Path, small_config) -> None:
+        with pytest.raises(ConfigError, match=r"all were rejected.*report\.html"):
+            build_corpus(small_config(tmp_path / "new", min_frames=500))
 
     def test_a_path_that_is_a_file(self, tmp_path: Path, small_config) -> None:
         (tmp_path / "file").touch()

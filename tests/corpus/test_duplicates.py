@@ -46,12 +46,40 @@ class TestRule:
     def test_only_clips_with_as_many_hashes_are_compared(self) -> None:
         assert find_duplicates({"a": (), "b": (), "c": code(0), "d": code(0, 0)}, 4) == {}
 
+    def test_clips_of_one_recording_are_never_one(self) -> None:
+        hashes = {"a": code(0), "b": code(0b1), "c": code(0b111), "d": code(0b111)}
+        recordings = {"a": "r", "b": "r", "c": "s", "d": "s"}
+        # c repeats b, which looks like a and is kept, being of a's recording; d repeats b as well.
+        assert find_duplicates(hashes, 2, recordings) == {"c": "b", "d": "b"}
+        assert find_duplicates(hashes, 1, recordings) == {}  # c and d: one recording
+        assert find_duplicates(hashes, 2) == {"b": "a", "d": "c"}
+        assert find_duplicates(hashes, 3, recordings) == {"c": "a", "d": "a"}
 
-def brute_force(hashes: dict[str, tuple[str, ...]], distance: int) -> dict[str, str]:
+    def test_many_equal_clips_of_one_recording_are_all_originals(self) -> None:
+        hashes = {f"{index}": code(7) for index in range(4)} | {"copy": code(7)}
+        recordings = dict.fromkeys(hashes, "r") | {"copy": "s"}
+        assert find_duplicates(hashes, 2, recordings) == {"copy": "0"}
+
+    @pytest.mark.parametrize("distance", range(9))
+    def test_groups_of_any_width_are_told_apart(self, distance: int) -> None:
+        """As many bits as the limit allows, and one more, spread over ten hashes."""
+        hashes = {"a": code(*[0] * 10)}
+        for name, ones in (("near", distance * 10), ("far", distance * 10 + 1)):
+            text = f"{(1 << 640) - (1 << (640 - ones)):0160x}"
+            hashes[name] = tuple(text[i : i + 16] for i in range(0, 160, 16))
+        assert find_duplicates({"a": hashes["a"], "b": hashes["near"]}, distance) == {"b": "a"}
+        assert find_duplicates({"a": hashes["a"], "b": hashes["far"]}, distance) == {}
+
+
+def brute_force(
+    hashes: dict[str, tuple[str, ...]], distance: int, recordings: dict[str, str] | None = None
+) -> dict[str, str]:
     originals: list[str] = []
     found = {}
     for clip_id, parts in hashes.items():
         for other in originals:
+            if recordings and recordings[clip_id] == recordings[other]:
+                continue
             bits = [bin(int(a, 16) ^ int(b, 16)).count("1") for a, b in zip(parts, hashes[other])]  # noqa: B905
             if sum(bits) / len(bits) <= distance:
                 found[clip_id] = other
@@ -74,6 +102,9 @@ def test_same_as_comparing_all_pairs(seed: int, distance: int, num_hashes: int) 
         text = f"{int(''.join(map(str, bits)), 2):0{num_hashes * 16}x}"
         hashes[str(index)] = tuple(text[i : i + 16] for i in range(0, len(text), 16))
     assert find_duplicates(hashes, distance) == brute_force(hashes, distance)
+    recordings = {name: str(draw.integers(8)) for name in hashes}
+    expected = brute_force(hashes, distance, recordings)
+    assert find_duplicates(hashes, distance, recordings) == expected
 
 
 def test_near_linear_time() -> None:
@@ -81,14 +112,15 @@ def test_near_linear_time() -> None:
     draw = np.random.default_rng(0)
 
     def seconds(count: int) -> float:
-        hashes = {}
+        hashes, recordings = {}, {}
         for index in range(count):
+            recordings[str(index)] = str(index // 20)
             if index % 20 == 0:
                 looks = [int(value) for value in draw.integers(0, 2**63, 5)]
             motion = [int(value) for value in draw.integers(0, 2**63, 5)]
             hashes[str(index)] = code(*looks, *motion)
         started = time.process_time()
-        assert find_duplicates(hashes, LIMIT) == {}
+        assert find_duplicates(hashes, LIMIT, recordings) == {}
         return time.process_time() - started
 
     small, large = seconds(2_000), seconds(16_000)

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 from common.errors import ConfigError
+from corpus.config import CorpusConfig, ExtractConfig
 from corpus.formats import (
     ManifestRow,
+    by_split,
     export_authors_json,
     manifest_rows,
     manifest_versions,
@@ -19,7 +21,8 @@ from corpus.formats import (
     write_manifest,
 )
 from corpus.records import Cut, Inspection, Rejection, SourceClip
-from corpus.schema import FacialTargets, Sample, save_samples
+from corpus.schema import FacialTargets, Sample, load_samples, save_samples
+from corpus.stages import Stage, extract_features
 
 DOCS = Path(__file__).parents[2] / "docs" / "corpus_formats.md"
 
@@ -96,8 +99,8 @@ def test_every_cut_and_every_rejection_has_one_row():
             Rejection(clip_id="a", stage="trim", reason="no face", first=40, last=99),
             Rejection(clip_id="b", stage="filter", reason="duplicate"),
             Rejection(clip_id="c", stage="inspect", reason="not a video"),
-            Rejection(clip_id="d-0050-0099", stage="check", reason="contradiction"),
-            Rejection(clip_id="d-0100-0149", stage="cut", reason="disk full"),  # no such cut
+            Rejection(clip_id="d", cut_id="d-0050-0099", stage="check", reason="contradiction"),
+            Rejection(clip_id="d", stage="cut", reason="disk full", first=100, last=149),
         ],
         samples=[sample(1, Path("/"), extra={"clip_id": "a-0000-0039"})],
     )
@@ -128,6 +131,39 @@ def test_a_clip_rejected_whole_takes_its_cuts_along():
         ("a-0000-0039", "rejected"),
         ("a-0040-0099", "rejected"),
     ]
+
+
+def test_a_clip_that_is_named_like_a_cut_is_not_that_cut():
+    """The cut of clip a and the clip of a file a-0000-0035.mp4 have the same name."""
+    clips, cuts = [source("a"), source("a-0000-0035")], [cut("a", 0, 35)]
+    of_clip = Rejection(clip_id="a-0000-0035", stage="filter", reason="no face")
+    of_cut = Rejection(clip_id="a", cut_id="a-0000-0035", stage="check", reason="contradiction")
+    rows = manifest_rows(clips=clips, cuts=cuts, rejections=[of_clip])
+    assert [(row.clip_id, row.cut_id, row.status) for row in rows] == [
+        ("a", "a-0000-0035", "accepted"),
+        ("a-0000-0035", None, "rejected"),
+    ]
+    rows = manifest_rows(clips=clips, cuts=cuts, rejections=[of_cut, of_clip])
+    assert [(row.clip_id, row.cut_id, row.reason) for row in rows] == [
+        ("a", "a-0000-0035", "contradiction"),
+        ("a-0000-0035", None, "no face"),
+    ]
+
+
+def test_a_cut_without_features_is_named_with_its_clip(tmp_path: Path):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").write_text("damaged since it was cut")
+    config = CorpusConfig(
+        path=str(tmp_path), extract=ExtractConfig(extractors=["expression"]), num_workers=0
+    )
+    stage = Stage("extract", tmp_path, config)
+    broken = cut("a", 0, 35)
+    features, (rejection,) = extract_features([broken], {"a": source("a")}, stage, tmp_path)
+    assert features == {}
+    assert (rejection.clip_id, rejection.cut_id) == ("a", "a-0000-0035")
+    assert (rejection.stage, rejection.first, rejection.last) == ("extract", 0, 35)
+    (row,) = manifest_rows(clips=[source("a")], cuts=[broken], rejections=[rejection])
+    assert (row.cut_id, row.status, row.stage) == ("a-0000-0035", "rejected", "extract")
 
 
 def test_the_manifest_comes_back_as_it_was(tmp_path: Path):
@@ -207,6 +243,16 @@ def test_the_dataset_has_the_asked_splits_and_a_schema_even_when_empty(corpus: P
     empty = to_dataset(corpus, splits=["held_out"])
     assert len(empty) == 0
     assert empty.features == to_dataset(corpus).features
+
+
+def test_samples_by_split(corpus: Path):
+    samples = load_samples(corpus / "samples.jsonl")
+    assert by_split(samples) == {"rl": samples[:1], "qa": samples[1:]}
+    assert by_split(samples, ["qa", "qa"]) == {"qa": samples[1:]}
+    with pytest.raises(ConfigError, match="split held_out; the corpus has samples in rl, qa"):
+        by_split(samples, ["qa", "held_out"])
+    with pytest.raises(ConfigError, match="without samples"):
+        by_split([])
 
 
 def test_the_dataset_goes_through_parquet(corpus: Path, tmp_path: Path):

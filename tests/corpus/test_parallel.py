@@ -31,8 +31,7 @@ def test_nothing_to_do_needs_no_cluster() -> None:
 
 def test_workers_without_a_cluster_are_refused() -> None:
     code = (
-        "from corpus.parallel import each\n"
-        "list(each(abs, [1], what='x', num_workers=2, seconds=1))"
+        "from corpus.parallel import each\nlist(each(abs, [1], what='x', num_workers=2, seconds=1))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert MachineError.__name__ in done.stderr

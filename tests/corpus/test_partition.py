@@ -247,6 +247,97 @@ def test_no_emotion_for_stage_3_is_an_error():
         partition(clips, config(plan="stages_share"), seed=0)
 
 
+def test_no_clip_at_all_says_where_the_reasons_are():
+    with pytest.raises(ConfigError, match=r"all were rejected.*report\.html"):
+        partition([], config(), seed=0)
+
+
+def test_too_much_asked_names_what_would_do():
+    # 3 questions each; of the stages 1 to 3 each needs a clip of its own.
+    clips = [clip(f"{i}") for i in range(6)]
+    given = config(rl_samples=10, held_out_samples=3)
+    with pytest.raises(ConfigError) as caught:
+        partition(clips, given, seed=0)
+    # Three clips for the stages and one held out leave two for RL. The ten questions asked for RL
+    # are four clips, which leave too few for the stages whatever is held out.
+    assert "set corpus.split.rl_samples=6 with corpus.split.held_out_samples=3, or " in str(
+        caught.value
+    )
+    assert "corpus.split.plan=shared" in str(caught.value)
+    found = partition(clips, replace(given, rl_samples=6), seed=0)
+    assert {split: bool(held) for split, held in found.chosen.items()} == dict.fromkeys(Split, True)
+    with pytest.raises(ConfigError):
+        partition(clips, replace(given, rl_samples=7), seed=0)
+
+
+def test_too_large_a_held_out_split_names_the_largest():
+    clips = [clip(f"{i}") for i in range(6)]
+    given = config(plan="stages_share", rl_samples=3, held_out_samples=2000)
+    with pytest.raises(ConfigError) as caught:
+        partition(clips, given, seed=0)
+    # One clip for the stages, one for RL: four are held out.
+    assert "rl_samples=3 with corpus.split.held_out_samples=12, or corpus" in str(caught.value)
+    partition(clips, replace(given, held_out_samples=12), seed=0)
+    with pytest.raises(ConfigError):
+        partition(clips, replace(given, held_out_samples=13), seed=0)
+
+
+def test_both_too_large_are_both_made_smaller():
+    clips = [clip(f"{i}") for i in range(6)]
+    given = config(plan="stages_share", rl_samples=10_000, held_out_samples=2_000)
+    with pytest.raises(ConfigError) as caught:
+        partition(clips, given, seed=0)
+    # A quarter of 18 questions is 4, which two clips hold; one for the stages leaves three for RL.
+    assert "set corpus.split.rl_samples=9 with corpus.split.held_out_samples=4, " in str(
+        caught.value
+    )
+    partition(clips, replace(given, rl_samples=9, held_out_samples=4), seed=0)
+
+
+def test_where_no_size_would_do_none_is_named():
+    clips = [clip(f"{i}", present=("neutral",)) for i in range(9)]
+    with pytest.raises(ConfigError, match="or set the stage's share to 0") as caught:
+        partition(clips, config(plan="stages_share"), seed=0)
+    assert "with corpus.split.held_out_samples" not in str(caught.value)
+
+
+# --- evaluation only -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plan", ["disjoint", "stages_share"])
+@pytest.mark.parametrize("held_out_samples", [0, 4, 2000])
+def test_a_corpus_of_held_out_clips_is_held_out_whole(plan: str, held_out_samples: int):
+    clips = [clip(f"{i}", held_out=True) for i in range(3)]
+    given = config(plan=plan, rl_samples=0, held_out_samples=held_out_samples)
+    found = partition(clips, given, seed=0)
+    every = tuple(Choice(cut_id=f"{i}", pair=p) for i in range(3) for p in range(3))
+    assert found.chosen == dict.fromkeys(Split, ()) | {Split.HELD_OUT: every}
+    assert found.unused == ()
+    with pytest.raises(ConfigError, match=r"nothing to train on.*set corpus\.split\.rl_samples=0"):
+        partition(clips, replace(given, rl_samples=1), seed=0)
+
+
+@pytest.mark.parametrize("plan", ["disjoint", "stages_share"])
+def test_no_rl_beside_training(plan: str):
+    found = partition([clip(f"{i}") for i in range(6)], config(plan=plan, rl_samples=0), seed=0)
+    assert found.chosen[Split.RL] == ()
+    assert len(found.chosen[Split.HELD_OUT]) == 3
+    assert found.chosen[Split.QA]
+
+
+@pytest.mark.parametrize("rl_samples", [0, 1])
+def test_all_clips_shown_with_a_held_out_person_are_no_silent_loss(rl_samples: int):
+    clips = [clip("a", identity="Ann"), clip("b", identity="Ann", held_out=True)]
+    with pytest.raises(ConfigError, match=r"nothing to train on: every clip shows.* of source-b;"):
+        partition(clips, config(rl_samples=rl_samples), seed=0)
+
+
+def test_the_least_rl_samples_are_none():
+    config(rl_samples=0).check()
+    with pytest.raises(ConfigError, match="at least 0"):
+        config(rl_samples=-1).check()
+
+
 # --- properties ----------------------------------------------------------------------------------
 
 NAMES = st.integers(0, 12).map(lambda number: f"n{number}")

@@ -52,7 +52,8 @@ def divide(frames: str, shots: tuple[int, ...] = (0,), clip: SourceClip = CLIP, 
         ("72+", [(0, 35), (36, 71)], []),
         ("110+", [(0, 35), (36, 72), (73, 109)], []),  # 3 parts; edges 0, 36.7, 73.3, 110
         ("71+", [(0, 70)], []),
-        ("10+", [(0, 9)], []),  # a short source is kept whole
+        ("36+", [(0, 35)], []),
+        ("35+", [], [(0, 34)]),  # also where it is the whole source clip
         ("10+ 20-", [], [(0, 9), (10, 29)]),
         ("20- 36+", [(20, 55)], [(0, 19)]),
         ("20+ 5- 20+", [(0, 44)], []),  # five missed frames: a gap in the detector
@@ -140,6 +141,12 @@ def test_reasons_say_what_is_wrong() -> None:
     ]
 
 
+def test_a_short_source_is_rejected_with_its_reason() -> None:
+    kept, (rejection,) = segments(inspection(track("10+")), CLIP, TrimConfig())
+    assert not kept
+    assert rejection.reason == "a face for 10 frames only, a segment needs 36"
+
+
 def test_face_share_counts_the_missed_frames() -> None:
     (only,), _ = segments(inspection(track("20+ 5- 25+")), CLIP, TrimConfig())
     assert only.face_share == pytest.approx(45 / 50)
@@ -180,7 +187,7 @@ def test_every_frame_is_kept_or_rejected_once(
     if whole:
         assert not rejected
         return
-    assert all(len(part) >= min(min_frames, len(face)) for part in kept)
+    assert all(len(part) >= min_frames for part in kept)
     assert all(any(face[part.first : part.last + 1]) for part in kept)
     if split_shots:
         crossed = [shot for part in kept for shot in shots if part.first < shot <= part.last]

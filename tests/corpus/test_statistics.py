@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from corpus.attributes import VOCABULARY
@@ -89,8 +91,8 @@ def contents() -> Contents:
             Rejection(clip_id="bad", stage="inspect", reason="not a video of 3 bytes"),
             Rejection(clip_id="dark", stage="filter", reason="a face in 12% of the frames"),
             Rejection(clip_id="one", stage="trim", reason="no face in 9 frames", first=0, last=8),
-            Rejection(clip_id="mute-cut", stage="write", reason="refused"),
-            Rejection(clip_id="odd-cut", stage="check", reason="contradiction"),
+            Rejection(clip_id="mute", cut_id="mute-cut", stage="write", reason="refused"),
+            Rejection(clip_id="odd", cut_id="odd-cut", stage="check", reason="contradiction"),
         ],
         samples=[
             Sample(
@@ -136,6 +138,14 @@ def test_a_build_that_forgets_what_it_rejected_counts_the_same(contents: Content
     )
     assert stage_counts(short) == stage_counts(contents)
     assert statistics_by_source(short) == statistics_by_source(contents)
+
+
+def test_a_rejected_cut_that_is_named_like_a_clip_is_not_accepted(contents: Contents):
+    named = replace(contents, clips=[*contents.clips, source("one-cut")])
+    rejection = Rejection(clip_id="one", cut_id="one-cut", stage="check", reason="contradiction")
+    assert [item.cut_id for item in named.accepted] == ["one-cut", "two-cut"]
+    worse = replace(named, rejections=[*named.rejections, rejection])
+    assert [item.cut_id for item in worse.accepted] == ["two-cut"]
 
 
 def test_reasons_that_differ_in_numbers_are_one():

@@ -12,6 +12,7 @@ import datasets
 import pytest
 
 from corpus.adapters.embedded import locate
+from corpus.adapters.favchat_json import FaVChatJson
 from corpus.formats import read_manifest
 from corpus.labels import load_labels
 from corpus.schema import load_samples
@@ -46,20 +47,71 @@ def test_build_leaves_everything_it_says(built: Path) -> None:
 
 
 def test_export_to_a_dataset_that_trl_can_read(built: Path, tmp_path: Path) -> None:
-    done = degrpo("export", f"corpus.path={built}", "--out", str(tmp_path / "trl"))
+    out = tmp_path / "new" / "trl"
+    done = degrpo("export", f"corpus.path={built}", "--format", "trl", "--out", str(out))
     assert done.returncode == 0, done.stderr
-    rows = datasets.load_from_disk(str(tmp_path / "trl"))
-    samples = load_samples(built / "samples.jsonl")
-    assert [row["prompt"][0]["content"] for row in rows] == [item.question for item in samples]
+    assert "wrote 2 summary, 8 qa, 10 emotion_qa, 8 rl: " in done.stdout
+    saved = datasets.load_from_disk(str(out))
+    assert isinstance(saved, datasets.DatasetDict)
+    assert saved.num_rows == {"summary": 2, "qa": 8, "emotion_qa": 10, "rl": 8}
+    for split, rows in saved.items():
+        samples = load_samples(built / "samples.jsonl", [split])
+        assert [row["prompt"][0]["content"] for row in rows] == [item.question for item in samples]
+
+
+def test_export_of_one_split_is_that_split_alone(built: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    words = ("export", f"corpus.path={built}", "--split", "rl", "--out")
+    done = degrpo(*words, str(tmp_path / "empty"))
+    assert done.returncode == 0, done.stderr
+    assert set(datasets.load_from_disk(str(tmp_path / "empty"))["split"]) == {"rl"}
+    out = tmp_path / "rl.json"
+    done = degrpo(*words, str(out), "--format", "authors")
+    assert done.returncode == 0, done.stderr
+    ids = {item.sample_id for item in load_samples(built / "samples.jsonl", ["rl"])}
+    assert {row["problem_id"] for row in json.loads(out.read_text())} == ids
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "rl.json"]
 
 
 def test_export_in_the_authors_layout_reads_back(built: Path, tmp_path: Path) -> None:
-    out = tmp_path / "authors.json"
-    done = degrpo("export", f"corpus.path={built}", "--format", "authors", "--out", str(out))
+    out = tmp_path / "authors"
+    words = ("export", f"corpus.path={built}", "--format", "authors", "--out", str(out))
+    done = degrpo(*words, "--split", "qa", "--split", "rl")
     assert done.returncode == 0, done.stderr
-    rows = json.loads(out.read_text())
-    assert len(rows) == len(load_samples(built / "samples.jsonl"))
+    assert sorted(path.name for path in out.iterdir()) == ["qa.json", "rl.json"]
+    rows = json.loads((out / "qa.json").read_text())
     assert {"problem", "solution", "path", "facial_emotion"} <= rows[0].keys()
+    options = {"file": "rl.json", "videos": str(built / "clips")}
+    clips = FaVChatJson(out, options).list().clips
+    assert {clip.video for clip in clips} == {
+        item.video for item in load_samples(built / "samples.jsonl", ["rl"])
+    }
+    assert sum(len(clip.pairs) for clip in clips) == 8
+
+
+def test_export_writes_over_nothing(built: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    (tmp_path / "file.json").write_text("mine")
+    for out, layout, message in (
+        ("full", ("trl",), "is there already"),
+        ("full", ("authors", "--split", "qa"), "is there already"),
+        ("file.json", ("authors", "--split", "qa"), "is there already"),
+        ("file.json/below", ("trl",), "cannot be written"),
+        (
+            "new",
+            ("trl", "--split", "held_out"),
+            "split held_out; the corpus has samples in summary",
+        ),
+    ):
+        words = (f"corpus.path={built}", "--out", str(tmp_path / out), "--format", *layout)
+        done = degrpo("export", *words)
+        assert (done.returncode, done.stdout) == (2, ""), out
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+    assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "file.json").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file.json", "full"]
 
 
 def test_sources_lists_and_compares(tmp_path: Path) -> None:
@@ -105,7 +157,6 @@ def test_a_folder_of_ones_own_over_ray_with_bad_files(tmp_path: Path) -> None:
         "configs/face_cards.yaml",
         f"corpus.path={folder}",
         f"corpus.sources=[{{adapter: folder, root: {clips}}}]",
-        "corpus.max_failed_share=0.5",
         "corpus.num_workers=2",
         "corpus.split={plan: stages_share, rl_samples: 1, held_out_samples: 0}",
         "cluster.min_memory_gib=1",
@@ -117,11 +168,11 @@ def test_a_folder_of_ones_own_over_ray_with_bad_files(tmp_path: Path) -> None:
         if row.status == "rejected"
     }
     assert done.returncode == 0, done.stderr
-    assert reasons.keys() == {"copy", "no_face", "text", "half"}
+    assert reasons.keys() == {"copy", "no_face", "text", "half", "missing"}
     assert reasons["copy"].startswith("shows the same as ")
     assert reasons["no_face"] == "no face"
     assert "is not a readable video" in reasons["text"]
-    assert "1 annotated clips are not on disk" in done.stdout
+    assert reasons["missing"] == "annotated, but no file"
     splits = {item.split for item in load_samples(folder / "samples.jsonl")}
     assert "rl" in splits
     assert len(splits) > 1

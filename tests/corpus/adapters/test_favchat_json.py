@@ -117,12 +117,43 @@ def test_missing_clips_are_named(tmp_path: Path):
 def test_clips_beside_the_root_and_equal_names_are_told_apart(tmp_path: Path):
     clip_file(tmp_path, "clips/a.mp4")
     clip_file(tmp_path, "data/clips/a.mp4")
-    listing = read(write(tmp_path / "data", [row(), row("../clips/a.mp4"), row("./clips/a.mp4")]))
+    rows = [row(), row("../clips/a.mp4"), row("./clips/a.mp4")]
+    listing = read(write(tmp_path / "data", rows), videos="../clips")
     assert len({clip.clip_id for clip in listing.clips}) == 2
     assert {clip.video for clip in listing.clips} == {
         str(tmp_path / "clips" / "a.mp4"),
         str(tmp_path / "data" / "clips" / "a.mp4"),
     }
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "../secret.mp4", "clips/../../secret.mp4"])
+def test_a_path_that_leads_elsewhere_is_refused_by_name(tmp_path: Path, path: str):
+    clip_file(tmp_path, "secret.mp4")
+    clip_file(tmp_path, "data/clips/a.mp4")
+    clip_file(tmp_path, "more/b.mp4")
+    root = write(tmp_path / "data", [row(), row(path)])
+    with pytest.raises(ConfigError, match=rf"item 2: .*{Path(path).name}; clips lie in .*videos"):
+        read(root)
+    with pytest.raises(ConfigError, match="item 2: "):
+        read(root, videos=str(tmp_path / "more"))
+
+
+def test_absolute_paths_links_and_option_videos(tmp_path: Path):
+    clip_file(tmp_path, "data/clips/a.mp4")
+    clip_file(tmp_path, "more/b.mp4")
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "more")
+    (tmp_path / "alias").symlink_to(tmp_path / "data")
+    inside = [row(str(tmp_path / "data/clips/a.mp4")), row("linked/b.mp4")]
+    write(tmp_path / "data", inside)
+    expected = {str(tmp_path / "data/clips/a.mp4"), str(tmp_path / "more/b.mp4")}
+    assert {clip.video for clip in read(tmp_path / "data").clips} == expected
+    assert {clip.video for clip in read(tmp_path / "alias").clips} == expected
+    write(tmp_path / "data", [row(str(tmp_path / "more/b.mp4")), row("../more/b.mp4")])
+    (clip, *_) = read(tmp_path / "data", videos=str(tmp_path / "more")).clips
+    assert clip.video == str(tmp_path / "more/b.mp4")
+    write(tmp_path / "data" / "lists", [row("../clips/a.mp4")])
+    (clip,) = read(tmp_path / "data", file="lists/train.json").clips
+    assert clip.video == str(tmp_path / "data/clips/a.mp4")
 
 
 @pytest.mark.parametrize(

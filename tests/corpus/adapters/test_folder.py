@@ -38,7 +38,7 @@ def test_a_table_of_names(tree) -> None:
     assert (first.official_split, first.summary) == ("test", "She; smiles.")
     assert (first.crop, first.subject) == ((0.1, 0.0, 0.6, 0.9), "woman")
     assert first.licence == "CC0"
-    assert (first.whole, first.held_out) == (False, False)
+    assert (first.whole, first.held_out, second.held_out) == (False, True, False)
     assert second.video.endswith("/frames")
     assert (second.present, second.recording) == (("neutral",), "folder/frames")
     assert listing.missing == ("gone",)
@@ -189,3 +189,29 @@ def test_the_example_of_the_documentation(tree) -> None:
     ]
     assert second.present == ("facial_hair", "sad")
     assert (listing.missing, listing.surplus) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("word", "held_out"),
+    [
+        ("test", True),
+        ("val", True),
+        ("valid", True),
+        ("Validation", True),
+        ("dev", True),
+        ("eval", True),
+        ("held_out", True),
+        ("train", False),
+        ("Train", False),
+        ("", False),
+    ],
+)
+def test_a_split_other_than_train_is_held_out(tree, word: str, held_out: bool) -> None:
+    (clip,) = listed(tree, f"video,split\na.mp4,{word}\n").clips
+    assert (clip.held_out, clip.official_split) == (held_out, word.lower() or None)
+
+
+def test_another_word_for_a_split_is_refused(tree) -> None:
+    rule = "split 'holdout'; it is one of train, test, val, valid, validation, dev, eval, held_out"
+    with pytest.raises(ConfigError, match=rf"labels\.csv line 3: {rule}.*leave the column out"):
+        listed(tree, "video,split\na.mp4,train\nframes,holdout\n")

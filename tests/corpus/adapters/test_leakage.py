@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from corpus.adapters.leakage import evaluation_leakage
@@ -77,3 +78,14 @@ def test_training_sources_that_are_tests_too() -> None:
 def test_nothing_to_say() -> None:
     assert evaluation_leakage(clips("celebv_hq", "a") + clips("my.module:Set", "b")) == []
     assert evaluation_leakage(clips("dfew", "dfew/1") + clips("ferv39k", "ferv39k/a/b/1")) == []
+
+
+def test_what_a_training_source_holds_out_is_not_trained_on() -> None:
+    held_out = [replace(clip, held_out=True) for clip in clips("folder", "folder/a", "folder/b")]
+    dfew = clips("dfew", "folder/a", split="test")
+    assert not [line for line in evaluation_leakage(held_out + dfew) if "trained on" in line]
+    trained = clips("ferv39k", "folder/b", split="train")
+    statements = evaluation_leakage(held_out + trained)
+    assert any(
+        "1 of 2 clips are also trained on, through FERV39K: folder/b" in s for s in statements
+    )

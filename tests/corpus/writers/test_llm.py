@@ -51,7 +51,7 @@ def reply(**changes: Any) -> str:
 
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setenv("SERVER_API_KEY", "sk-test")
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +71,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(server: Any, **changes: Any) -> WriteConfig:
     found = WriteConfig(
-        **{"writer": "llm", "base_url": server.base_url, "model": "m", "max_images": 0} | changes
+        **{
+            "writer": "llm",
+            "base_url": server.base_url,
+            "model": "m",
+            "api_key_env": "SERVER_API_KEY",
+            "max_images": 0,
+        }
+        | changes
     )
     found.check()
     return found
@@ -326,7 +333,7 @@ def test_the_notice_says_what_leaves_and_where_to(tmp_path) -> None:
 
 
 def test_a_missing_key_is_met_before_anything_is_built(monkeypatch, tmp_path) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     away = WriteConfig(writer="llm", base_url="https://api.openai.com/v1", model="gpt-4o")
     with pytest.raises(ConfigError, match="export OPENAI_API_KEY"):
         find_writer(away, tmp_path)
@@ -408,6 +415,7 @@ def test_vllms_own_server(assign, tmp_path, vllm_server, monkeypatch) -> None:
         writer="llm",
         base_url=vllm_server,
         model="smol",
+        api_key_env="SERVER_API_KEY",
         max_images=0,
         concurrency=2,
         parameters={"temperature": 0.0, "max_tokens": 250, "response_format": format_},
@@ -428,7 +436,7 @@ def test_vllms_own_server(assign, tmp_path, vllm_server, monkeypatch) -> None:
     # Another key is refused, an unknown model too: before anything of this kind is written.
     with pytest.raises(ConfigError, match="model"):
         list(Llm(replace(server, model="none"), tmp_path).write(assignments))
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
-    with pytest.raises(ConfigError, match="OPENAI_API_KEY") as caught:
+    monkeypatch.setenv("SERVER_API_KEY", "sk-wrong")
+    with pytest.raises(ConfigError, match="SERVER_API_KEY") as caught:
         list(Llm(server, tmp_path / "empty").write(assignments))
     assert "sk-wrong" not in str(caught.value)
