@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from corpus.attributes import VOCABULARY, Group
 from corpus.cards.pose import HALF, Pose
 
 # Part -> left, top, right, bottom in head coordinates; None: the whole picture.
@@ -92,21 +93,7 @@ PART_OF: dict[str, str] = {
         ),
         "picture",
     ),
-    **dict.fromkeys(
-        (
-            "happy",
-            "sad",
-            "surprise",
-            "neutral",
-            "anger",
-            "contempt",
-            "disgust",
-            "fear",
-            "shame",
-            "confusion",
-        ),
-        "picture",
-    ),
+    **dict.fromkeys(VOCABULARY.names(Group.EMOTION), "picture"),
     **dict.fromkeys(
         (
             "wink",

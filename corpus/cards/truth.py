@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from corpus.cards.spec import BEARDS, CardSpec, drawn_names
+from corpus.cards.spec import BEARDS, EMOTION_RATES, FACE_ACTIONS, CardSpec, drawn_names
 
 _HAIR = (
     "receding_hairline",
@@ -28,37 +28,9 @@ _HAIR = (
     "bald_spot",
 )
 _BEARD = (*BEARDS, "no_beard", "clean_shaven")
-_MOUTH_ACTIONS = (
-    "talk",
-    "yawn",
-    "chew",
-    "smile",
-    "grin",
-    "smirk",
-    "laugh",
-    "frown",
-    "pout",
-    "sneer",
-    "scrunch",
-    "grimace",
-    "blow",
-    "kiss",
-    "sing",
-    "shout",
-)
+_MOUTH_ACTIONS = tuple(name for name in FACE_ACTIONS if name != "squint")
 _EYE_ACTIONS = ("wink", "close_eyes", "look_around", "squint", "weep")
-_FEELINGS = (
-    "happy",
-    "sad",
-    "surprise",
-    "neutral",
-    "anger",
-    "contempt",
-    "disgust",
-    "fear",
-    "shame",
-    "confusion",
-)
+_FEELINGS = tuple(EMOTION_RATES)
 
 HIDDEN: Mapping[str, tuple[str, ...]] = {
     "lower_face": (*_BEARD, "big_lips", "wearing_lipstick", "double_chin"),
