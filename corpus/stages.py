@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from common.errors import VideoError
+from common.errors import NoFaceError, VideoError
 from corpus.adapters.base import Adapter
 from corpus.config import CorpusConfig
 from corpus.ledger import Ledger, key_of
@@ -309,12 +309,17 @@ def extract_features(
 
 
 def _extract(payloads: list[tuple[Path, tuple[str, ...], str]]) -> list[Mapping[str, Any]]:
+    """What each extractor says; one that needs a face and finds none says nothing."""
     from corpus.extractors import read
 
-    return [
-        {"readings": [to_row(reading) for reading in read(load_extractors(names, device), video)]}
-        for video, names, device in payloads
-    ]
+    rows: list[Mapping[str, Any]] = []
+    for video, names, device in payloads:
+        readings = []
+        for extractor in load_extractors(names, device):
+            with contextlib.suppress(NoFaceError):
+                readings += [to_row(reading) for reading in read([extractor], video)]
+        rows.append({"readings": readings})
+    return rows
 
 
 @functools.cache

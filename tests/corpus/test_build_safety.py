@@ -16,6 +16,7 @@ from corpus.adapters.face_cards import FaceCards
 from corpus.build import build_corpus, cut_corpus
 from corpus.config import (
     CorpusConfig,
+    ExtractConfig,
     FilterConfig,
     SourceConfig,
     SplitConfig,
@@ -222,3 +223,20 @@ class TestSources:
         report = build_corpus(config)
         assert not [item for item in report.rejected if item.stage == "inspect"]
         assert video.read_bytes() == whole
+
+
+def test_a_clip_kept_whole_stays_though_an_extractor_sees_no_face(
+    clips: Path, tmp_path: Path
+) -> None:
+    shutil.copy(locate(LABELS["no_face.mp4"]), clips / "no_face.mp4")
+    write_table(clips, ["single_face", "carphone_pristine", "no_face"])
+    config = config_of(clips, tmp_path / "corpus", extract=ExtractConfig(extractors=["expression"]))
+    config.sources[0].options["whole"] = True
+    report = build_corpus(config)
+    assert report.rejected == ()
+    rows = read_manifest(tmp_path / "corpus" / "manifest.parquet")
+    assert {row.clip_id: row.status for row in rows} == {
+        "folder-single_face": "accepted",
+        "folder-carphone_pristine": "accepted",
+        "folder-no_face": "accepted",
+    }
