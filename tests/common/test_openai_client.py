@@ -282,13 +282,13 @@ def test_requests_under_way_count(tmp_path: Path) -> None:
 
 
 def test_leaving_does_not_wait_for_what_is_under_way(tmp_path: Path) -> None:
-    with Server(lambda *_: Answer(delay=3.0)) as server:
+    with Server(lambda *_: Answer(delay=20.0)) as server:
         started = time.monotonic()
         with client(server, tmp_path, concurrency=1) as asks:
             futures = [asks.submit(question(str(index))) for index in range(3)]
             while not server.asked:
                 time.sleep(0.01)
-        assert time.monotonic() - started < 2.5
+        assert time.monotonic() - started < 15  # one answer takes 20
         assert all(future.cancelled() for future in futures)
         assert len(server.asked) == 1
 

@@ -175,12 +175,10 @@ class TestCutClips:
 
 
 class TestBuildingAgain:
-    def test_nothing_to_do_is_quick_and_changes_nothing(self, copied, small_config) -> None:
+    def test_nothing_to_do_changes_nothing(self, copied, small_config) -> None:
         before = {path: path.stat().st_mtime_ns for path in (copied / "clips").iterdir()}
         content = (copied / "samples.jsonl").read_bytes()
-        started = time.monotonic()
         report = build_corpus(small_config(copied))
-        assert time.monotonic() - started < 2.0
         assert set(report.worked.values()) == {0}
         assert {path: path.stat().st_mtime_ns for path in (copied / "clips").iterdir()} == before
         assert (copied / "samples.jsonl").read_bytes() == content
