@@ -136,7 +136,7 @@ def test_folders_and_passwords_stay_out(tmp_path: Path, contents: Contents):
     assert "abc" not in text
     assert "https://example.org:8443/v1" in section(text, "Privacy")
     assert yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])["corpus"]["sources"] == [
-        {"adapter": "other", "options": {"list": "x"}}
+        {"adapter": "other", "name": "", "options": {"list": "x"}}
     ]
 
 

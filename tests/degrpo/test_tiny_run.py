@@ -18,7 +18,7 @@ from common.config import load_config
 from corpus.build import build_corpus
 from degrpo.config import TrainConfig
 from degrpo.lifecycle.queries import audit
-from tests.degrpo.tiny_run import ROOT, start, trajectory
+from tests.degrpo.tiny_run import ROOT, launch, start, trajectory
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -107,9 +107,7 @@ def test_ctrl_c_in_the_stages_leaves_nothing_that_looks_finished(folder):
     stages = folder / "sft"
     own = [f"corpus.path={folder}/corpus", f"sft.output_dir={stages}", "sft.stage_1.epochs=500"]
     recipe = ["--recipe", str(ROOT / "configs/tiny.yaml"), "--stage", "1"]
-    log = (folder / "sft.log").open("w")
-    command = [sys.executable, "-m", "degrpo.cli", "sft", *recipe, *own]
-    run = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    run = launch([sys.executable, "-m", "degrpo.cli", "sft", *recipe, *own], folder / "sft.log")
     _wait_for(stages / "stage-1.partial", run)
     time.sleep(5)  # into the training
     run.send_signal(signal.SIGINT)

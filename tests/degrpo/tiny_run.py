@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,9 +27,20 @@ def command(folder: Path, name: str, *overrides: str) -> list[str]:
 
 def start(folder: Path, name: str, *overrides: str) -> subprocess.Popen:
     """Start a run; its output goes to ``folder/name.log``."""
-    log = (folder / f"{name}.log").open("a")
+    return launch(command(folder, name, *overrides), folder / f"{name}.log")
+
+
+def launch(words: list[str], log_file: Path) -> subprocess.Popen:
+    """Start a command that can be interrupted, even when the tests run in the background, where
+    shells let processes ignore Ctrl-C."""
+    log = log_file.open("a")
     return subprocess.Popen(
-        command(folder, name, *overrides), cwd=ROOT, stdout=log, stderr=log, env=dict(os.environ)
+        words,
+        cwd=ROOT,
+        stdout=log,
+        stderr=log,
+        env=dict(os.environ),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
