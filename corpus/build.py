@@ -73,7 +73,6 @@ class Build:
     listings: dict[str, Listing] = field(default_factory=dict)
     clips: dict[str, SourceClip] = field(default_factory=dict)
     inspections: dict[str, Inspection] = field(default_factory=dict)
-    duplicates: dict[str, str] = field(default_factory=dict)
     cuts: list[Cut] = field(default_factory=list)
     features: dict[str, Features] = field(default_factory=dict)
     described: list[Described] = field(default_factory=list)

@@ -16,8 +16,10 @@ RECIPES = sorted(Path(__file__).parents[1].glob("configs/**/*.yaml"))
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_it_loads_and_its_sources_are_known(recipe: Path) -> None:
     config = load_config(TrainConfig, recipe)
+    assert config.corpus.sources
     for source in config.corpus.sources:
-        find_adapter(source.adapter)(Path(source.root), source.options)
+        adapter = find_adapter(source.adapter)(Path(source.root), source.options)
+        assert adapter.name == source.adapter
 
 
 def test_there_are_recipes() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -97,23 +97,6 @@ class FaceCards(Adapter):
         times = np.arange(len(card.frames)) / FPS
         decoded = Clip(frames=card.frames, times=times, fps=FPS, path=str(path))
         write_clip(decoded, 0, len(card.frames) - 1, path)
-
-    def materialise(self, clip_ids: Iterable[str] = ()) -> None:
-        """Render the named cards, or all of the series.
-
-        Raises:
-            ConfigError: for an id that the series does not have.
-        """
-        clips = {clip.clip_id: clip for clip in self.list().clips}
-        wanted = [*clip_ids] or [*clips]
-        if unknown := [clip_id for clip_id in wanted if clip_id not in clips]:
-            raise ConfigError(
-                f"face cards {', '.join(unknown)}",
-                f"the series has {len(clips)} cards, the first is {next(iter(clips))}",
-                "set count, or name others",
-            )
-        for clip_id in wanted:
-            self.prepare(clips[clip_id])
 
     def spec(self, index: int) -> CardSpec:
         """What card ``index`` shows. A card with an impossible question hides what it asks for."""
