@@ -82,8 +82,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_corpus(commands) -> None:
-    from corpus.schema import Split
-
     corpus = commands.add_parser("corpus", help="build a corpus, from datasets or without any")
     actions = corpus.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_recipe_command(
@@ -97,6 +95,11 @@ def _add_corpus(commands) -> None:
         "rejected, with the reason), clips/, report.html and DATA_CARD.md. Stopped anywhere, the "
         "same command goes on with what is not finished.",
     )
+    _add_sources(actions)
+    _add_fit_and_export(actions)
+
+
+def _add_sources(actions) -> None:
     sources = actions.add_parser(
         "sources",
         help="the datasets that adapters read, and what to download",
@@ -113,6 +116,11 @@ def _add_corpus(commands) -> None:
         help="of the dataset, such as --option split=all; may be repeated",
     )
     sources.set_defaults(run=_corpus("sources"))
+
+
+def _add_fit_and_export(actions) -> None:
+    from corpus.schema import Split
+
     fit = _add_recipe_command(
         actions,
         "fit",
