@@ -51,12 +51,18 @@ def build_policy(
             config.qformer, config.qformer_layers, len(qformer_tokenizer)
         ),
         general_encoder=config.general_encoder,
+        general_encoder_options=config.general_encoder_options,
         facial_encoder=config.facial_encoder,
+        facial_encoder_options=config.facial_encoder_options,
+        facial_source=config.facial_source,
+        facial_grid=config.facial_grid,
+        frames_per_clip=config.frames_per_clip,
         shared_width=config.shared_width,
         num_queries=config.num_queries,
         low_level=config.low_level,
         middle_level=config.middle_level,
-        high_level=config.high_level,
+        gate=config.gate,
+        fusion=config.fusion,
         video_token_id=tokenizer.convert_tokens_to_ids(VIDEO_PAD),
         visual_scale=float(language_model.get_input_embeddings().weight.detach().std()),
     )
@@ -64,8 +70,8 @@ def build_policy(
         torch.manual_seed(config.seed)
         model = FaVChatForConditionalGeneration(settings)
     model.language_model.load_state_dict(language_model.state_dict())
-    model.general_encoder.load_embedded()
-    model.facial_encoder.load_embedded()
+    for encoder in model.encoders.values():
+        encoder.load_embedded()
     if config.qformer == "minilm":
         load_minilm(model.middle_level.general_qformer)
         load_minilm(model.middle_level.facial_qformer)
@@ -75,7 +81,7 @@ def build_policy(
         general_encoder=config.general_encoder,
         facial_encoder=config.facial_encoder,
         num_frames=config.num_frames,
-        num_queries=config.num_queries,
+        num_queries=settings.num_visual_rows,
     )
     _set_generation(model, processor)
     return model.eval(), processor

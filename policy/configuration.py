@@ -21,14 +21,20 @@ class FaVChatConfig(PreTrainedConfig):
     sub_configs = {"text_config": AutoConfig, "qformer_config": InstructBlipQFormerConfig}  # noqa: RUF012
 
     text_config: Any = None  # of the language model
-    qformer_config: Any = None  # of both Q-Formers
+    qformer_config: Any = None  # of both Q-Formers; encoder_hidden_size is the general tokens'
     general_encoder: str = "efficientnet_lite0"
+    general_encoder_options: Any = None  # dict; of policy.encoders.base.EncoderOptions
     facial_encoder: str = "mini_xception"
+    facial_encoder_options: Any = None  # dict
+    facial_source: str = "facial"
+    facial_grid: int = 0  # longest side of facial maps; 0: as they come
+    frames_per_clip: int = 0  # frames that an encoder sees at a time; 0: all
     shared_width: int = 192  # D
     num_queries: int = 8  # Q
     low_level: str = "text_query"
     middle_level: str = "text_guided"
-    high_level: str = "text"
+    gate: str = "text"
+    fusion: str = "sum"
     video_token_id: int = 0
     visual_scale: float = 1.0  # spread of a word embedding, per component
 
@@ -42,4 +48,11 @@ class FaVChatConfig(PreTrainedConfig):
             self.qformer_config = InstructBlipQFormerConfig()
         elif isinstance(self.qformer_config, dict):
             self.qformer_config = InstructBlipQFormerConfig(**self.qformer_config)
+        self.general_encoder_options = dict(self.general_encoder_options or {})
+        self.facial_encoder_options = dict(self.facial_encoder_options or {})
         super().__post_init__(**kwargs)
+
+    @property
+    def num_visual_rows(self) -> int:
+        """Rows that the language model sees per clip, and media placeholders of its prompt."""
+        return self.num_queries * (2 if self.fusion == "concat" else 1)

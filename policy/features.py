@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from policy.encoders.base import VisionEncoder
 from policy.feature_cache import FeatureCache, FeatureKey
-from policy.modeling import FaVChatForConditionalGeneration
+from policy.modeling import FaVChatForConditionalGeneration, Stream
 from policy.processing import ClipInputs, FaVChatProcessor, no_face
 from policy.video import file_sha256
 
-Stream = Literal["general", "facial"]
 STREAMS: tuple[Stream, ...] = ("general", "facial")
 
 
@@ -78,7 +76,9 @@ class FeatureExtractor:
     def encode(self, stream: Stream, pixels: Tensor) -> dict[str, Tensor]:
         """Outputs of one encoder for pixels [T, C, H, W]: the last map, or the whole pyramid."""
         parameter = next(self._encoder(stream).parameters())
-        maps = self._encoder(stream)(pixels.to(parameter))
+        maps = tuple(
+            stage[0] for stage in self.model.encode_frames(stream, pixels.to(parameter)[None])
+        )
         kept = maps[-1:] if stream == "general" else maps
         return {f"stage_{index}": stage.cpu() for index, stage in enumerate(kept)}
 

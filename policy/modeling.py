@@ -13,21 +13,25 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from policy.configuration import FaVChatConfig
-from policy.encoders import find_encoder
+from policy.encoders import build_encoder
 from policy.encoders.base import VisionEncoder
-from policy.levels.high_level import HIGH_LEVELS
+from policy.levels.high_level import GATES
 from policy.levels.low_level import LOW_LEVELS
 from policy.levels.middle_level import MiddleLevel
-from policy.levels.projector import Projector
+from policy.levels.projector import PROJECTORS
+from policy.levels.tokens import shrink_maps
+
+Stream = Literal["general", "facial"]
 
 PARTS: dict[str, str] = {
     "general_encoder": "general_encoder",
@@ -83,22 +87,33 @@ class FaVChatForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: FaVChatConfig) -> None:
         super().__init__(config)
-        self.general_encoder: VisionEncoder = find_encoder(config.general_encoder)()
-        self.facial_encoder: VisionEncoder = find_encoder(config.facial_encoder)()
+        general = build_encoder(config.general_encoder, config.general_encoder_options)
+        self.general_encoder: VisionEncoder = general
+        facial = general
+        if config.facial_source == "facial":
+            facial = build_encoder(config.facial_encoder, config.facial_encoder_options)
+            self.facial_encoder: VisionEncoder = facial
         text_width = config.qformer_config.hidden_size
         self.low_level = LOW_LEVELS[config.low_level](
-            text_width, self.facial_encoder.stage_channels, config.shared_width
+            text_width=text_width,
+            stage_channels=facial.stage_channels[-1:]
+            if facial is general
+            else facial.stage_channels,
+            general_channels=general.stage_channels[-1],
+            width=config.shared_width,
         )
         self.middle_level = MiddleLevel(
             config.qformer_config,
-            general_channels=self.general_encoder.stage_channels[-1],
+            general_channels=general.stage_channels[-1],
+            general_sees_time=general.joint_time,
+            windows=config.frames_per_clip > 0,
             facial_width=config.shared_width,
             num_queries=config.num_queries,
             guided=config.middle_level == "text_guided",
         )
-        self.high_level = HIGH_LEVELS[config.high_level](text_width)
+        self.high_level = GATES[config.gate](text_width)
         hidden_size = config.text_config.hidden_size
-        self.projector = Projector(text_width, hidden_size, config.visual_scale)
+        self.projector = PROJECTORS[config.fusion](text_width, hidden_size, config.visual_scale)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.freeze_pretrained()
         self.post_init()
@@ -109,8 +124,8 @@ class FaVChatForConditionalGeneration(PreTrainedModel, GenerationMixin):
         A stage that trains an encoder unfreezes its :meth:`part_parameters`. Loading replaces
         parameters, so that a loaded policy has to be frozen again (policy.checkpoints does).
         """
-        self.general_encoder.requires_grad_(False)
-        self.facial_encoder.requires_grad_(False)
+        for stream in self.encoders.values():
+            stream.requires_grad_(False)
         for table in self._word_embeddings():
             table.requires_grad_(False)
 
@@ -122,7 +137,8 @@ class FaVChatForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def part_parameters(self, name: str) -> Iterator[nn.Parameter]:
         """Trainable parameters of one of :data:`PARTS`; the word embeddings stay frozen always."""
         frozen = {id(table.weight) for table in self._word_embeddings()}
-        for parameter in getattr(self, PARTS[name]).parameters():
+        part = getattr(self, PARTS[name], None)  # there may be no facial encoder
+        for parameter in () if part is None else part.parameters():
             if id(parameter) not in frozen:
                 yield parameter
 
@@ -145,11 +161,48 @@ class FaVChatForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.language_model.set_output_embeddings(new_embeddings)
 
-    def encode_frames(self, encoder: str, pixels: Float[Tensor, "B T C H W"]) -> tuple[Tensor, ...]:
-        """Feature maps [B, T, channels, h, w] of ``general_encoder`` or ``facial_encoder``."""
-        batch = pixels.shape[0]
-        maps = getattr(self, encoder)(pixels.flatten(0, 1))
-        return tuple(stage.unflatten(0, (batch, -1)) for stage in maps)
+    @property
+    def encoders(self) -> dict[Stream, VisionEncoder]:
+        """The vision encoders by stream; no ``facial`` one under ``facial_source=general``."""
+        names: tuple[Stream, ...] = ("general", "facial")
+        found = {name: getattr(self, f"{name}_encoder", None) for name in names}
+        return {name: encoder for name, encoder in found.items() if encoder is not None}
+
+    def encode_frames(
+        self,
+        stream: Stream,
+        pixels: Float[Tensor, "B T C H W"],
+        frame_mask: Bool[Tensor, "B T"] | None = None,
+    ) -> tuple[Float[Tensor, "B T C h w"], ...]:
+        """Feature maps of one stream: the last map of the general encoder, the facial pyramid.
+
+        Clips longer than ``config.frames_per_clip`` are encoded window by window. Where frames
+        attend to each other, each clip is encoded without its padding.
+
+        Args:
+            frame_mask: False at padded frames, which come last; None when there are none.
+        """
+        encoder = self.encoders[stream]
+        if frame_mask is None or not encoder.joint_time or bool(frame_mask.all()):
+            maps = self._in_windows(encoder, pixels)
+        else:
+            lengths = frame_mask.sum(dim=1).tolist()
+            clips = [
+                self._in_windows(encoder, clip[None, :length])
+                for clip, length in zip(pixels, lengths, strict=True)
+            ]
+            maps = tuple(
+                pad_sequence([stage[0] for stage in stages], batch_first=True)
+                for stages in zip(*clips, strict=True)
+            )
+        if stream == "general":
+            return maps[-1:]
+        return tuple(shrink_maps(stage, self.config.facial_grid) for stage in maps)
+
+    def _in_windows(self, encoder: VisionEncoder, pixels: Tensor) -> tuple[Tensor, ...]:
+        windows = pixels.split(self.config.frames_per_clip or pixels.shape[1], dim=1)
+        maps = [encoder(window) for window in windows]
+        return tuple(torch.cat(stages, dim=1) for stages in zip(*maps, strict=True))
 
     def visual_prefix(
         self,
@@ -171,14 +224,19 @@ class FaVChatForConditionalGeneration(PreTrainedModel, GenerationMixin):
             frame_mask: False at padded frames; None when there are none.
         """
         if general_features is None:
-            general_features = self.encode_frames("general_encoder", _needed(general_pixels))[-1]
-        if facial_features is None:
-            facial_features = self.encode_frames("facial_encoder", _needed(facial_pixels))
+            pixels = _needed(general_pixels)
+            general_features = self.encode_frames("general", pixels, frame_mask)[-1]
+        if self.config.facial_source == "general":
+            facial_features = (general_features,)
+        elif facial_features is None:
+            facial_features = self.encode_frames("facial", _needed(facial_pixels), frame_mask)
         text_mask = query_mask.bool()
         if frame_mask is None:
             frame_mask = text_mask.new_ones(general_features.shape[:2])
         words = self.middle_level.words(query_ids)
-        facial, facial_mask = self.low_level(words, text_mask, facial_features, frame_mask.bool())
+        facial, facial_mask = self.low_level(
+            words, text_mask, facial_features, frame_mask.bool(), general_features
+        )
         general_rows, facial_rows = self.middle_level(
             query_ids, text_mask, general_features, frame_mask.bool(), facial, facial_mask
         )

@@ -116,7 +116,8 @@ class FaVChatProcessor(ProcessorMixin):
     def preprocessing(self) -> str:
         """Name of everything between a video file and pixels, apart from the number of frames."""
         general, facial = find_encoder(self.general_encoder), find_encoder(self.facial_encoder)
-        return f"frames-v1/{general.preprocessing}/{facial.preprocessing}-{facial.face_enlargement}"
+        enlargement = facial.face_enlargement
+        return f"frames-v1/{general.preprocessing()}/{facial.preprocessing()}-{enlargement}"
 
     def prepare_clip(self, video: str | Path, *, face_required: bool | None = None) -> ClipInputs:
         """Read ``num_frames`` frames, follow the largest face, and prepare both encoders' pixels.

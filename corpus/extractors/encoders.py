@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from policy.encoders.efficientnet import EfficientNetLite0
@@ -18,9 +16,9 @@ class EfficientNetPyramid(EfficientNetLite0):
     colour of lips or the bend of a brow, and the last map hardly keeps them; the first ones do.
     """
 
-    stage_channels: ClassVar[tuple[int, ...]] = (16, 24, 40, 112, 1280)
+    stage_channels = (16, 24, 40, 112, 1280)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+    def frame_maps(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of prepared pixels, from fine to coarse."""
         net, taps = self.net, []
         x = net._swish(net._bn0(net._conv_stem(pixels)))

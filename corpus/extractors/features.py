@@ -26,7 +26,7 @@ from policy.video import even_indices, file_sha256, read_clip
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from policy.encoders.base import VisionEncoder
+    from policy.encoders.base import FrameEncoder
     from policy.feature_cache import FeatureCache
 
 VERSION = 1  # counts changes to what the same layout's numbers mean
@@ -159,7 +159,7 @@ def layout_digest(spec: FeatureSpec) -> str:
 
     Encoder weights are not part of it; see :meth:`ClipFeatures.encoder_digests`.
     """
-    prepared = [_encoder_class(stream).preprocessing for stream in spec.streams]
+    prepared = [_encoder_class(stream).preprocessing() for stream in spec.streams]
     content = [VERSION, asdict(spec), [asdict(block) for block in layout(spec)], prepared]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -189,10 +189,18 @@ def _parts(stream: Stream) -> dict[str, int]:
     return parts | ({"classes": stream.num_classes} if stream.num_classes else {})
 
 
-def _encoder_class(stream: Stream) -> type[VisionEncoder]:
+def _encoder_class(stream: Stream) -> type[FrameEncoder]:
     from policy.encoders import find_encoder
+    from policy.encoders.base import FrameEncoder
 
-    return find_encoder(stream.encoder)
+    found = find_encoder(stream.encoder)
+    if not issubclass(found, FrameEncoder):
+        raise ConfigError(
+            f"stream {stream.name} with encoder {stream.encoder}",
+            "extractors look at frames one by one",
+            "name an encoder that subclasses policy.encoders.base.FrameEncoder",
+        )
+    return found
 
 
 class ClipFeatures:
@@ -277,14 +285,14 @@ class ClipFeatures:
         return torch.cat(rows).cpu().float().numpy()
 
 
-def pooled(encoder: VisionEncoder, pixels: Tensor, stream: Stream) -> Tensor:
+def pooled(encoder: FrameEncoder, pixels: Tensor, stream: Stream) -> Tensor:
     """[N, values per frame]: each stage's map averaged over grid × grid cells, then its classes."""
     import torch
     from torch.nn import functional as F
 
     kept = [
         F.adaptive_avg_pool2d(stage, grid).flatten(1)
-        for stage, grid in zip(encoder(pixels), stream.grids, strict=True)
+        for stage, grid in zip(encoder.frame_maps(pixels), stream.grids, strict=True)
         if grid
     ]
     if stream.num_classes:
@@ -371,7 +379,7 @@ def _encoder_names(spec: FeatureSpec) -> list[str]:
     return list(dict.fromkeys(stream.encoder for stream in spec.streams))
 
 
-def _load(name: str, device: str) -> VisionEncoder:
+def _load(name: str, device: str) -> FrameEncoder:
     import torch
 
     from policy.encoders import find_encoder
@@ -383,7 +391,7 @@ def _load(name: str, device: str) -> VisionEncoder:
     return encoder.to(device).requires_grad_(False)
 
 
-def _weights_digest(encoder: VisionEncoder) -> str:
+def _weights_digest(encoder: FrameEncoder) -> str:
     digest = hashlib.sha256()
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())

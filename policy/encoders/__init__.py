@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from typing import Any
 
 from common.errors import ConfigError
 from policy.encoders.base import VisionEncoder
@@ -36,3 +38,13 @@ def find_encoder(name: str) -> type[VisionEncoder]:
     if not (isinstance(found, type) and issubclass(found, VisionEncoder)):
         raise ConfigError(f"encoder {name!r}", rule, "subclass policy.encoders.base.VisionEncoder")
     return found
+
+
+def build_encoder(name: str, options: Mapping[str, Any]) -> VisionEncoder:
+    """An encoder with random weights.
+
+    Raises:
+        ConfigError: for a name that leads to no encoder, or an option that it does not know.
+    """
+    encoder = find_encoder(name)
+    return encoder(encoder.Options.of(options))

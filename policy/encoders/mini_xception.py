@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from policy.encoders.base import VisionEncoder, resize, stack, to_grey
+from policy.encoders.base import EncoderOptions, FrameEncoder, resize, stack, to_grey
 from policy.wheels import wheel_file
 
 IMAGE_SIDE = 64
@@ -23,16 +23,15 @@ EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 CHANNELS = (16, 32, 64, 128)
 
 
-class MiniXception(VisionEncoder):
+class MiniXception(FrameEncoder):
     """58K parameters; 16, 32, 64, 128 channels on grids of 30, 15, 8, 4 per 64×64 grey face."""
 
-    stage_channels: ClassVar[tuple[int, ...]] = CHANNELS
+    stage_channels = CHANNELS
     # Trained on tight faces: with half a box of surroundings it calls neutral faces happy.
     face_enlargement: ClassVar[float] = 0.0
-    preprocessing: ClassVar[str] = "mini_xception-64-v1"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, options: EncoderOptions | None = None) -> None:
+        super().__init__(options)
         self.stem = nn.Sequential(
             nn.Conv2d(1, 8, 3, bias=False),
             _batch_norm(8),
@@ -47,12 +46,18 @@ class MiniXception(VisionEncoder):
         self.eval()
 
     @classmethod
-    def prepare(cls, images: Sequence[np.ndarray]) -> Float[Tensor, "N 1 64 64"]:
+    def preprocessing(cls, options: EncoderOptions | None = None) -> str:
+        return "mini_xception-64-v1"
+
+    @classmethod
+    def prepare(
+        cls, images: Sequence[np.ndarray], options: EncoderOptions | None = None
+    ) -> Float[Tensor, "N 1 64 64"]:
         return stack(
             [to_grey(resize(image, IMAGE_SIDE))[..., None] / 127.5 - 1 for image in images]
         )
 
-    def forward(self, pixels: Float[Tensor, "N 1 64 64"]) -> tuple[Tensor, ...]:
+    def frame_maps(self, pixels: Float[Tensor, "N 1 64 64"]) -> tuple[Tensor, ...]:
         x, stages = self.stem(pixels), []
         for block in self.blocks:
             x = block(x)
@@ -61,7 +66,7 @@ class MiniXception(VisionEncoder):
 
     def classify(self, pixels: Float[Tensor, "N 1 64 64"]) -> Float[Tensor, "N 7"]:
         """Probabilities of :data:`EMOTIONS`, from the network's own classifier."""
-        return self.classifier(self(pixels)[-1]).mean(dim=(2, 3)).softmax(dim=-1)
+        return self.classifier(self.frame_maps(pixels)[-1]).mean(dim=(2, 3)).softmax(dim=-1)
 
     def load_embedded(self) -> None:
         import h5py

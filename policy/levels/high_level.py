@@ -64,4 +64,4 @@ class StaticGate(nn.Module):
         return general.new_full((general.shape[0], 2), 0.5)
 
 
-HIGH_LEVELS: dict[str, type[TextGate] | type[StaticGate]] = {"text": TextGate, "static": StaticGate}
+GATES: dict[str, type[TextGate] | type[StaticGate]] = {"text": TextGate, "static": StaticGate}

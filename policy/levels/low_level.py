@@ -22,7 +22,9 @@ class TextQuery(nn.Module):
     clips alike, too.
     """
 
-    def __init__(self, text_width: int, stage_channels: Sequence[int], width: int) -> None:
+    def __init__(
+        self, *, text_width: int, stage_channels: Sequence[int], general_channels: int, width: int
+    ) -> None:
         super().__init__()
         self.text_norm = nn.LayerNorm(text_width)
         self.text = XavierLinear(text_width, width)
@@ -36,6 +38,7 @@ class TextQuery(nn.Module):
         text_mask: Bool[Tensor, "B Lt"],
         stages: Sequence[Float[Tensor, "B T C h w"]],
         frame_mask: Bool[Tensor, "B T"],
+        general: Float[Tensor, "B T C h w"],
     ) -> tuple[Float[Tensor, "B Lt D"], Bool[Tensor, "B Lt"]]:
         words = self.text(self.text_norm(text))
         for tokens_of, attention, maps in zip(self.stages, self.attention, stages, strict=True):
@@ -47,7 +50,9 @@ class TextQuery(nn.Module):
 class FinalStage(nn.Module):
     """The ablation without the low level: the coarsest facial tokens go on as they are."""
 
-    def __init__(self, text_width: int, stage_channels: Sequence[int], width: int) -> None:
+    def __init__(
+        self, *, text_width: int, stage_channels: Sequence[int], general_channels: int, width: int
+    ) -> None:
         super().__init__()
         self.stage = VisualTokens(stage_channels[-1], width)
         self.norm = nn.LayerNorm(width)
@@ -58,6 +63,7 @@ class FinalStage(nn.Module):
         text_mask: Bool[Tensor, "B Lt"],
         stages: Sequence[Float[Tensor, "B T C h w"]],
         frame_mask: Bool[Tensor, "B T"],
+        general: Float[Tensor, "B T C h w"],
     ) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
         tokens = self.stage(stages[-1])
         return self.norm(tokens), token_mask(frame_mask, tokens)

@@ -33,6 +33,8 @@ class MiddleLevel(nn.Module):
         config: InstructBlipQFormerConfig,
         *,
         general_channels: int,
+        general_sees_time: bool,
+        windows: bool,
         facial_width: int,
         num_queries: int,
         guided: bool,

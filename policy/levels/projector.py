@@ -39,3 +39,6 @@ class ScaledLayerNorm(nn.LayerNorm):
     def reset_parameters(self) -> None:
         super().reset_parameters()
         nn.init.constant_(self.weight, self.scale)
+
+
+PROJECTORS: dict[str, type[Projector]] = {"sum": Projector}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 NUM_FREQUENCIES = 16
 GRID_SPAN = 16.0
@@ -64,3 +65,12 @@ def masked_mean(x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> Float[T
     """Mean over the tokens where ``mask`` is true; padding never counts."""
     weights = mask.to(x.dtype).unsqueeze(-1)
     return (x * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+
+
+def shrink_maps(maps: Float[Tensor, "B T C h w"], side: int) -> Float[Tensor, "B T C h' w'"]:
+    """Maps averaged down to at most ``side`` rows and columns; 0 leaves them as they are."""
+    rows, columns = maps.shape[-2:]
+    if not side or max(rows, columns) <= side:
+        return maps
+    pooled = adaptive_avg_pool2d(maps.flatten(0, 1), (min(rows, side), min(columns, side)))
+    return pooled.unflatten(0, maps.shape[:2])

@@ -96,7 +96,7 @@ def test_first_stage_equals_the_keras_layers_computed_by_hand(mini_xception):
     face = np.random.default_rng(0).uniform(-1, 1, (64, 64, 1)).astype(np.float32)
     expected = Keras().first_stage(face.astype(np.float64))
     with torch.no_grad():
-        stages = mini_xception(torch.from_numpy(face).permute(2, 0, 1)[None])
+        stages = mini_xception.frame_maps(torch.from_numpy(face).permute(2, 0, 1)[None])
     assert [tuple(stage.shape[1:]) for stage in stages] == [
         (16, 30, 30),
         (32, 15, 15),
@@ -128,8 +128,8 @@ def test_train_mode_changes_neither_outputs_nor_statistics(name):
     image = np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     pixels = encoder.prepare([image, image[::-1]])
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
-    expected = encoder(pixels)
-    for got, want in zip(encoder.train()(pixels), expected, strict=True):
+    expected = encoder.frame_maps(pixels)
+    for got, want in zip(encoder.train().frame_maps(pixels), expected, strict=True):
         assert torch.equal(got, want)
     assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())
     assert tuple(stage.shape[1] for stage in expected) == encoder.stage_channels
@@ -143,7 +143,7 @@ def test_efficientnet_tells_a_picture_from_its_shifted_self():
     noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
     assert torch.equal(encoder.prepare([grey]), torch.zeros(1, 3, 224, 224))
     with torch.no_grad():
-        flat, textured = encoder(encoder.prepare([grey, noise]))[0]
+        flat, textured = encoder.frame_maps(encoder.prepare([grey, noise]))[0]
     assert flat.shape == (1280, 7, 7)
     assert textured.norm() > 1.5 * flat.norm() or flat.norm() > 1.5 * textured.norm()
 

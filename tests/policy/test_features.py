@@ -26,8 +26,8 @@ def test_features_are_the_frozen_encoders_outputs(extractor, real_clip):
     clip, again = extractor(path), extractor(path)
     pixels = extractor.processor.prepare_clip(path)
     with torch.no_grad():
-        general = extractor.model.general_encoder(pixels.general_pixels)[-1]
-        facial = extractor.model.facial_encoder(pixels.facial_pixels)
+        general = extractor.model.general_encoder.frame_maps(pixels.general_pixels)[-1]
+        facial = extractor.model.facial_encoder.frame_maps(pixels.facial_pixels)
     assert clip.general_pixels is clip.facial_pixels is None
     assert torch.equal(clip.general_features, general)
     for got, hit, want in zip(clip.facial_features, again.facial_features, facial, strict=True):

@@ -69,7 +69,7 @@ def test_cross_attention_equals_a_loop_over_heads_and_words():
 @pytest.fixture
 def low_level():
     torch.manual_seed(0)
-    return TextQuery(6, (2, 3), 32)
+    return TextQuery(text_width=6, stage_channels=(2, 3), general_channels=5, width=32)
 
 
 def test_low_level_goes_from_the_first_stage_to_the_last(low_level):
@@ -80,7 +80,7 @@ def test_low_level_goes_from_the_first_stage_to_the_last(low_level):
     x = low_level.text(low_level.text_norm(words))
     x = low_level.attention[0](x, first, torch.ones(1, 32, dtype=torch.bool))
     x = low_level.attention[1](x, second, torch.ones(1, 8, dtype=torch.bool))
-    output, output_mask = low_level(words, mask, stages, frames)
+    output, output_mask = low_level(words, mask, stages, frames, torch.randn(1, 2, 5, 1, 1))
     torch.testing.assert_close(output, low_level.norm(x))
     assert torch.equal(output_mask, mask)
 
@@ -90,8 +90,10 @@ def test_low_level_scale_of_a_stage_does_not_matter(low_level):
     words, mask = torch.randn(1, 4, 6), torch.ones(1, 4, dtype=torch.bool)
     stages = [torch.randn(1, 2, 2, 4, 4) * 5, torch.randn(1, 2, 3, 2, 2) * 5]
     frames = torch.ones(1, 2, dtype=torch.bool)
-    plain, _ = low_level(words, mask, stages, frames)
-    loud, _ = low_level(words, mask, [stages[0], stages[1] * 40], frames)
+    plain, _ = low_level(words, mask, stages, frames, torch.randn(1, 2, 5, 1, 1))
+    loud, _ = low_level(
+        words, mask, [stages[0], stages[1] * 40], frames, torch.randn(1, 2, 5, 1, 1)
+    )
     torch.testing.assert_close(plain, loud, atol=1e-3, rtol=1e-3)
 
 

@@ -90,7 +90,7 @@ def test_each_level_alone_makes_the_rows_depend_on_the_question(tiny_config, lev
         tiny_config(
             low_level="text_query" if levels == "low" else "none",
             middle_level="text_guided" if levels == "middle" else "unguided",
-            high_level="static",
+            gate="static",
         )
     )
     clip = clip_of(0)
@@ -101,7 +101,7 @@ def test_each_level_alone_makes_the_rows_depend_on_the_question(tiny_config, lev
 @pytest.mark.parametrize("gate", ["text", "static"])
 def test_the_high_level_alone_weighs_the_streams_by_the_question(tiny_config, gate):
     model, processor = build_policy(
-        tiny_config(low_level="none", middle_level="unguided", high_level=gate)
+        tiny_config(low_level="none", middle_level="unguided", gate=gate)
     )
     clip = clip_of(0)
     batch = processor.collate_vision([example(clip), example(clip, OTHER_QUESTION)])
@@ -166,8 +166,8 @@ def test_features_give_what_pixels_give(tiny):
     batch = processor.collate([example(clip_of(0)), example(clip_of(1))])
     with torch.no_grad():
         expected = model(**batch).logits
-        general = model.encode_frames("general_encoder", batch.pop("general_pixels"))[-1]
-        facial = model.encode_frames("facial_encoder", batch.pop("facial_pixels"))
+        general = model.encode_frames("general", batch.pop("general_pixels"))[-1]
+        facial = model.encode_frames("facial", batch.pop("facial_pixels"))
         got = model(**batch, general_features=general, facial_features=facial).logits
     torch.testing.assert_close(got, expected)
 

@@ -29,7 +29,7 @@ def features(frames: list[np.ndarray]) -> np.ndarray:
     rows = []
     with torch.inference_mode():
         for start in range(0, len(frames), 16):
-            maps = encoder(encoder.prepare(frames[start : start + 16]))[0]
+            maps = encoder.frame_maps(encoder.prepare(frames[start : start + 16]))[0]
             pooled = torch.nn.functional.avg_pool2d(maps, kernel_size=3, stride=2)
             rows.append(pooled.flatten(1).numpy())
     return np.concatenate(rows)

@@ -86,7 +86,7 @@ def test_pooled_keeps_place() -> None:
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         found = pooled(encoder, pixels, stream)
-        second_stage = encoder(pixels)[1]  # [2, 8, 8, 8] to 4×4 cells of 2×2
+        second_stage = encoder.frame_maps(pixels)[1]  # [2, 8, 8, 8] to 4×4 cells of 2×2
     cell = second_stage[1, 3, 4:6, 6:8].mean()  # channel 3, row 2, column 3
     torch.testing.assert_close(found[1, 3 * 16 + 2 * 4 + 3], cell)
 
@@ -184,7 +184,7 @@ def test_the_pyramid_ends_as_the_encoder_does() -> None:
     plain.load_embedded()
     pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        maps, (last,) = pyramid(pixels), plain(pixels)
+        maps, (last,) = pyramid.frame_maps(pixels), plain.frame_maps(pixels)
         third = torch.nn.Sequential(*pyramid.net._blocks[:5])  # strides 2 · 1, 2, 2
         eighth = third(pyramid.net._swish(pyramid.net._bn0(pyramid.net._conv_stem(pixels))))
     torch.testing.assert_close(maps[-1], last, rtol=0, atol=0)
