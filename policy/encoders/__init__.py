@@ -9,13 +9,17 @@ from typing import Any
 from common.errors import ConfigError
 from policy.encoders.base import VisionEncoder
 from policy.encoders.efficientnet import EfficientNetLite0
+from policy.encoders.facexformer import FaceXFormerSwinB
 from policy.encoders.mini_xception import MiniXception
 from policy.encoders.tiny import TinyEncoder
+from policy.encoders.umt import UmtL16
 
 ENCODERS: dict[str, type[VisionEncoder]] = {
     "efficientnet_lite0": EfficientNetLite0,
+    "facexformer_swin_b": FaceXFormerSwinB,
     "mini_xception": MiniXception,
     "tiny": TinyEncoder,
+    "umt_l16": UmtL16,
 }
 
 

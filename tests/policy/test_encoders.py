@@ -121,18 +121,18 @@ def test_classifier_sees_a_neutral_face_turn_happy(mini_xception, real_clip):
     assert happy[(clip.times > 1.0) & (clip.times < 2.0)].min() > 0.9
 
 
-@pytest.mark.parametrize("name", list(ENCODERS))
+@pytest.mark.parametrize("name", [n for n, e in ENCODERS.items() if e.published_kind is None])
 def test_train_mode_changes_neither_outputs_nor_statistics(name):
     encoder = find_encoder(name)()
     encoder.load_embedded()
     image = np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    pixels = encoder.prepare([image, image[::-1]])
+    pixels = encoder.prepare([image, image[::-1]])[None]
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
-    expected = encoder.frame_maps(pixels)
-    for got, want in zip(encoder.train().frame_maps(pixels), expected, strict=True):
+    expected = encoder(pixels)
+    for got, want in zip(encoder.train()(pixels), expected, strict=True):
         assert torch.equal(got, want)
     assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())
-    assert tuple(stage.shape[1] for stage in expected) == encoder.stage_channels
+    assert tuple(stage.shape[2] for stage in expected) == encoder.stage_channels
 
 
 def test_efficientnet_tells_a_picture_from_its_shifted_self():
