@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,21 +46,21 @@ def strip_of_source(
         begin = (start or 0.0) - 0.5 / inspection.fps
         start, end = (begin + frame / inspection.fps for frame in (first, last + 1))
         start = max(0.0, start)
-    seconds = {"start_seconds": start, "end_seconds": end}
-    return _strip(Path(clip.video), seconds, lambda frame: crop_frame(frame, clip.crop))
+    return _strip(Path(clip.video), (start, end), crop=lambda frame: crop_frame(frame, clip.crop))
 
 
 def _strip(  # type: ignore[no-untyped-def]
-    video: Path, seconds: Mapping[str, float | None] | None = None, crop=None
+    video: Path, part: tuple[float | None, float | None] = (None, None), crop=None
 ) -> str | None:
     from policy.video import read_clip
 
     try:
-        frames = read_clip(video, num_frames=NUM_FRAMES, **(seconds or {})).frames
+        start, end = part
+        clip = read_clip(video, num_frames=NUM_FRAMES, start_seconds=start, end_seconds=end)
     except (FaVChatError, OSError) as error:
         logger.warning("no pictures of %s: %s", video, error)
         return None
-    return _data_url(_side_by_side([_small(crop(f) if crop else f) for f in frames]))
+    return _data_url(_side_by_side([_small(crop(f) if crop else f) for f in clip.frames]))
 
 
 def _small(frame: np.ndarray) -> Image:

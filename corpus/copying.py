@@ -12,7 +12,7 @@ import numpy as np
 
 from common.errors import VideoError
 from corpus.records import SourceClip
-from policy.video import Part, Picture, iterate_pictures, open_video
+from policy.video import Part, Picture, iterate_pictures, open_video, video_stream
 
 MP4_CODECS = ("h264", "hevc", "mpeg4", "av1", "vp9")
 
@@ -130,7 +130,7 @@ def _packets(source: Path) -> tuple[list[_Packet], float]:
 
     try:
         with open_video(source) as container:
-            stream = container.streams.video[0]
+            stream = video_stream(container, source)
             if stream.codec_context.name not in MP4_CODECS or stream.time_base is None:
                 return [], 0.0
             found = [
@@ -139,7 +139,7 @@ def _packets(source: Path) -> tuple[list[_Packet], float]:
                 if packet.size
             ]
             return found, float(stream.time_base)
-    except FFmpegError:  # damaged: what can be decoded of it is cut by encoding
+    except (FFmpegError, VideoError):  # damaged: what can be decoded of it is cut by encoding
         return [], 0.0
 
 
@@ -147,7 +147,7 @@ def _remux(source: Path, start: int, stop: int, path: Path) -> None:
     import av
 
     with open_video(source) as container, av.open(str(path), "w", format="mp4") as output:
-        stream = container.streams.video[0]
+        stream = video_stream(container, source)
         copy = output.add_stream_from_template(stream)
         base: Any = None
         packets = (packet for packet in container.demux(stream) if packet.size)

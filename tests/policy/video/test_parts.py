@@ -6,13 +6,11 @@ import hashlib
 import tracemalloc
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from common.errors import VideoError
-from policy.frame_folder import natural_key
 from policy.video import (
     crop_frame,
     even_indices,
@@ -22,6 +20,8 @@ from policy.video import (
     iterate_pictures,
     read_clip,
 )
+from policy.video.folders import natural_key
+from tests.policy.video.making import grey, levels_of, moving, write
 
 LEVELS = [20 + 4 * index for index in range(50)]
 
@@ -30,19 +30,7 @@ LEVELS = [20 + 4 * index for index in range(50)]
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """50 frames at 10 a second, a grey level each, key frames every 10 frames, B-frames between."""
     path = tmp_path_factory.mktemp("video") / "levels.mp4"
-    with av.open(str(path), "w") as output:
-        stream = output.add_stream("libx264", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.options = {"crf": "5", "g": "10", "bf": "2"}
-        for level in LEVELS:
-            image = np.full((48, 64, 3), level, np.uint8)
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        output.mux(stream.encode(None))
-    return path
-
-
-def levels(frames: np.ndarray) -> list[float]:
-    return frames.reshape(len(frames), -1).mean(axis=1).tolist()
+    return write(path, grey(LEVELS), options={"crf": "5", "g": "10", "bf": "2"})
 
 
 class TestParts:
@@ -60,26 +48,19 @@ class TestParts:
     )
     def test_only_these_frames(self, video: Path, start, end, first: int, stop: int) -> None:
         clip = read_clip(video, start_seconds=start, end_seconds=end)
-        assert levels(clip.frames) == pytest.approx(LEVELS[first:stop], abs=2)
+        assert levels_of(clip.frames) == pytest.approx(LEVELS[first:stop], abs=2)
         assert clip.times == pytest.approx([index / 10 for index in range(first, stop)])
         assert clip.fps == pytest.approx(10)
 
     def test_evenly_spread_over_the_part(self, video: Path) -> None:
         clip = read_clip(video, num_frames=3, start_seconds=1.0, end_seconds=4.0)
         # 30 frames from 10 on; middles of thirds: 5, 15, 25.
-        assert levels(clip.frames) == pytest.approx([LEVELS[i] for i in (15, 25, 35)], abs=2)
+        assert levels_of(clip.frames) == pytest.approx([LEVELS[i] for i in (15, 25, 35)], abs=2)
 
     @pytest.mark.parametrize("suffix", ["h264", "mkv", "avi"])
     def test_containers_without_times_or_index(self, video: Path, tmp_path: Path, suffix) -> None:
         path = tmp_path / f"levels.{suffix}"
-        with av.open(str(path), "w") as output:
-            stream = output.add_stream("libx264", rate=10)
-            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-            stream.options = {"crf": "5", "g": "10", "bf": "0"}
-            for level in LEVELS:
-                image = np.full((48, 64, 3), level, np.uint8)
-                output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            output.mux(stream.encode(None))
+        write(path, grey(LEVELS), options={"crf": "5", "g": "10", "bf": "0"})
         whole = read_clip(path)
         start = float(whole.times[23])
         part = read_clip(path, start_seconds=start)
@@ -102,15 +83,8 @@ class TestParts:
     def test_parts_that_begin_between_open_groups(self, tmp_path: Path, container: str) -> None:
         """There the frames shown before a key frame lean on it and on the group before."""
         path = tmp_path / "open"
-        noise = np.random.default_rng(0).integers(0, 256, (48, 128, 3), dtype=np.uint8)
-        with av.open(str(path), "w", format=container) as output:
-            stream = output.add_stream("libx264", rate=10)
-            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-            stream.options = {"g": "10", "bf": "3", "x264-params": "open-gop=1:b-adapt=0"}
-            for index in range(40):
-                image = np.ascontiguousarray(noise[:, index : index + 64])
-                output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            output.mux(stream.encode(None))
+        options = {"g": "10", "bf": "3", "x264-params": "open-gop=1:b-adapt=0"}
+        write(path, moving(40), container=container, options=options)
         whole = read_clip(path)
         for first in range(5, 30):
             part = read_clip(path, start_seconds=float(whole.times[first]))
@@ -128,13 +102,8 @@ class TestParts:
     def test_a_part_that_a_cut_off_file_lacks(self, tmp_path: Path) -> None:
         path = tmp_path / "noise.mp4"
         draw = np.random.default_rng(0)
-        with av.open(str(path), "w", options={"movflags": "faststart"}) as output:
-            stream = output.add_stream("libx264", rate=10)
-            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-            for _ in range(40):
-                image = draw.integers(0, 256, (48, 64, 3), dtype=np.uint8)
-                output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            output.mux(stream.encode(None))
+        images = [draw.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(40)]
+        write(path, images, container_options={"movflags": "faststart"})
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         assert len(read_clip(path, end_seconds=1.0).frames) == 10  # this part is whole
         with pytest.raises(VideoError, match="decodable frames of 30"):
@@ -194,7 +163,7 @@ def folder(tmp_path: Path) -> Path:
 class TestFolder:
     def test_natural_order_at_25_frames_a_second(self, folder: Path) -> None:
         clip = read_clip(folder)
-        assert levels(clip.frames) == [10.0 * index for index in range(12)]
+        assert levels_of(clip.frames) == [10.0 * index for index in range(12)]
         assert clip.times == pytest.approx([index / 25 for index in range(12)])
         assert (clip.fps, frame_rate(folder)) == (25.0, 25.0)
 
@@ -203,15 +172,15 @@ class TestFolder:
         assert sorted(names, key=natural_key) == ["9", "10", "A1", "a9", "a10", "b2", "b02x"]
 
     def test_spread_and_part(self, folder: Path) -> None:
-        assert levels(read_clip(folder, num_frames=3).frames) == [20, 60, 100]
+        assert levels_of(read_clip(folder, num_frames=3).frames) == [20, 60, 100]
         part = read_clip(folder, start_seconds=0.08, end_seconds=0.2)
-        assert levels(part.frames) == [20, 30, 40]
+        assert levels_of(part.frames) == [20, 30, 40]
         assert part.times == pytest.approx([0.08, 0.12, 0.16])
 
     def test_a_broken_image_of_twelve_is_left_out(self, folder: Path) -> None:
         (folder / "5.png").write_bytes((folder / "5.png").read_bytes()[:60])
         clip = read_clip(folder)
-        assert levels(clip.frames) == [10.0 * index for index in range(12) if index != 4]
+        assert levels_of(clip.frames) == [10.0 * index for index in range(12) if index != 4]
         assert clip.times[4] == pytest.approx(5 / 25)  # the others keep their times
 
     @pytest.mark.parametrize("content", [b"", b"no picture", None])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import VideoError
+from policy.video.checks import refuse_damaged
+from policy.video.clip import ASSUMED_FPS, Part, Picture
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 """What counts as a frame; every other file of the folder is ignored."""
@@ -54,3 +57,23 @@ def read_image(path: Path) -> np.ndarray | None:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
+
+
+def folder_pictures(folder: Path, part: Part) -> Iterator[Picture]:
+    """Pictures of ``part`` of a folder, ``ASSUMED_FPS`` a second; broken images are left out.
+
+    Raises:
+        VideoError: as ``images_in``; after the last one, when more than a tenth were broken.
+    """
+    times = ((index / ASSUMED_FPS, image) for index, image in enumerate(images_in(folder)))
+    inside = [
+        (time, image) for time, image in times if part.has_begun(time) and not part.is_over(time)
+    ]
+    size, count = None, 0
+    for time, image in inside:
+        pixels = read_image(image)
+        if pixels is None:
+            continue
+        size, count = size or (pixels.shape[1], pixels.shape[0]), count + 1
+        yield Picture(time=time, size=size, native=None, image=pixels)
+    refuse_damaged(folder, part, count=count, declared=len(inside), damaged=count < len(inside))
