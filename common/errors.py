@@ -49,6 +49,14 @@ class NoFaceError(SampleError):
     """A video in which no face was found although one is needed."""
 
 
+class PromptError(SampleError):
+    """A prompt that the policy cannot take: its text, its clip, or how the two go together."""
+
+
+class PolicyInputError(FaVChatError, ValueError):
+    """Tensors that the policy cannot take: of another shape, number or pairing than its config."""
+
+
 class CheckpointError(FaVChatError, RuntimeError):
     """A checkpoint that is missing, incomplete or of another shape."""
 

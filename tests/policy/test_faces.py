@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from policy.faces import FaceBox, FaceDetector, crop_face, overlap, track_largest_face
+from policy.faces import FaceBox, FaceDetector, crop_face, fill_gaps, overlap, track_largest_face
 from policy.video import read_clip
 
 
@@ -148,6 +148,20 @@ class TestCrop:
         assert abs(crop[0, :, 0].mean() - 15) <= 2  # top row of the picture
         assert abs(crop[:, 0, 1].mean() - 40) <= 2  # left column
         assert abs(crop[:, -1, 1].mean() - 99) <= 2
+
+
+def test_gaps_take_the_nearest_box() -> None:
+    first, second = (FaceBox(x=x, y=0.0, width=1.0, height=1.0, confidence=1.0) for x in (1.0, 2.0))
+    assert fill_gaps([None, first, None, None, second, None]) == [
+        first,
+        first,
+        first,
+        second,
+        second,
+        second,
+    ]
+    assert fill_gaps([None, first, None, second]) == [first, first, first, second]  # a tie
+    assert fill_gaps([None, None]) is None
 
 
 def test_heavy_libraries_load_only_with_use() -> None:

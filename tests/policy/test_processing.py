@@ -1,15 +1,17 @@
-"""Prompts, labels, padding, banned tokens, and clips from real files."""
+"""Prompts, tokens, the processor's call, chat templates, and saving."""
 
 from __future__ import annotations
+
+import inspect
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoProcessor
 
-from common.errors import NoFaceError
-from policy.faces import FaceBox, FaceDetector, crop_face, track_largest_face
-from policy.processing import ClipInputs, Example, fill_gaps
-from policy.video import read_clip
+from common.errors import ConfigError, PromptError
+from policy.config import PolicyConfig
+from policy.processing import ClipInputs, Example, FaVChatProcessor
 
 END = 2  # SmolLM2's <|im_end|>
 
@@ -18,6 +20,18 @@ def clip(frames: int = 3) -> ClipInputs:
     return ClipInputs(
         general_pixels=torch.rand(frames, 3, 32, 32), facial_pixels=torch.rand(frames, 3, 32, 32)
     )
+
+
+PROMPT = (
+    "<|im_start|>user\n<|vision_start|><|video_pad|><|vision_end|>{}<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
+TOKENIZED = {"tokenize": True, "return_dict": True, "add_generation_prompt": True}
+
+
+def messages(question: str, video: object) -> list[dict]:
+    content = [{"type": "video", "video": video}, {"type": "text", "text": question}]
+    return [{"role": "user", "content": content}]
 
 
 def test_the_prompt_is_chatml_with_the_video_before_the_question(tiny):
@@ -61,58 +75,6 @@ def test_every_special_token_but_the_end_is_banned(tiny):
     assert len(named) == 19  # 17 of SmolLM2's less the end, and three for media
 
 
-def test_labels_are_the_answer_and_its_end(tiny):
-    processor = tiny[1]
-    batch = processor.collate(
-        [
-            Example(video="", question="Happy?", answer="Yes.", clip=clip()),
-            Example(video="", question="Is she happy?", answer="No, she is sad.", clip=clip()),
-        ]
-    )
-    for row, (question, answer) in enumerate(
-        [("Happy?", "Yes."), ("Is she happy?", "No, she is sad.")]
-    ):
-        length = int(batch["attention_mask"][row].sum())
-        prompt = len(processor.prompt_tokens(question)[0])
-        ids, labels = batch["input_ids"][row], batch["labels"][row]
-        assert (labels[:prompt] == -100).all()
-        assert (labels[length:] == -100).all()
-        assert torch.equal(labels[prompt:length], ids[prompt:length])
-        assert processor.tokenizer.decode(ids[prompt:length]) == f"{answer}<|im_end|>"
-        assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (ids.numel() - length)
-
-
-def test_prompts_without_answers_end_together(tiny):
-    processor = tiny[1]
-    questions = ("Happy?", "What emotion does this person show?")
-    batch = processor.collate([Example(video="", question=q, clip=clip()) for q in questions])
-    assert "labels" not in batch
-    for row, question in enumerate(questions):
-        token_ids, _ = processor.prompt_tokens(question)
-        assert batch["input_ids"][row, -len(token_ids) :].tolist() == token_ids.tolist()
-        assert batch["attention_mask"][row].sum() == len(token_ids)
-
-
-def test_shorter_clips_are_padded_and_masked(tiny):
-    examples = [Example(video="", question="?", clip=clip(frames)) for frames in (1, 3)]
-    batch = tiny[1].collate_vision(examples)
-    assert batch["frame_mask"].tolist() == [[True, False, False], [True, True, True]]
-    assert batch["general_pixels"].shape == (2, 3, 3, 32, 32)
-    assert batch["general_pixels"][0, 1:].abs().max() == 0
-
-
-def test_a_batch_of_both_kinds_is_refused(tiny):
-    with_answer = Example(video="", question="?", answer="Yes.", clip=clip())
-    without = Example(video="", question="?", clip=clip())
-    with pytest.raises(ValueError, match="answer"):
-        tiny[1].collate([with_answer, without])
-    features = ClipInputs(
-        general_features=torch.rand(3, 16, 2, 2), facial_pixels=torch.rand(3, 3, 32, 32)
-    )
-    with pytest.raises(ValueError, match="general_pixels"):
-        tiny[1].collate([without, Example(video="", question="?", clip=features)])
-
-
 def test_a_long_question_keeps_its_end(tiny):
     tokens = tiny[1].query_tokens("happy " * 600 + "sad?")
     assert len(tokens) == 512
@@ -120,37 +82,214 @@ def test_a_long_question_keeps_its_end(tiny):
     assert (words[0], words[-3:]) == ("[CLS]", ["sad", "?", "[SEP]"])
 
 
-def test_gaps_take_the_nearest_box():
-    first, second = (FaceBox(x=x, y=0.0, width=1.0, height=1.0, confidence=1.0) for x in (1.0, 2.0))
-    assert fill_gaps([None, first, None, None, second, None]) == [
-        first,
-        first,
-        first,
-        second,
-        second,
-        second,
-    ]
-    assert fill_gaps([None, first, None, second]) == [first, first, first, second]  # a tie
-    assert fill_gaps([None, None]) is None
+class TestCall:
+    """``processor(text=…, videos=…)`` and ``apply_chat_template(…, tokenize=True)``."""
+
+    def test_is_the_batch_that_collating_gives(self, tiny):
+        questions, clips = ("Happy?", "What does this person feel?"), (clip(2), clip(3))
+        examples = [
+            Example(video="", question=question, clip=own)
+            for question, own in zip(questions, clips, strict=True)
+        ]
+        expected = tiny[1].collate(examples)
+        texts = [PROMPT.format(question) for question in questions]
+        conversations = [messages(q, own) for q, own in zip(questions, clips, strict=True)]
+        for batch in (
+            tiny[1](text=texts, videos=list(clips), return_tensors="pt"),
+            tiny[1](text=texts, videos=[[own] for own in clips], padding=True),
+            tiny[1].apply_chat_template(conversations, **TOKENIZED),
+        ):
+            assert batch.keys() == expected.keys()
+            for name, value in expected.items():
+                assert torch.equal(batch[name], value), name
+
+    def test_generates_from_a_file_on_disk(self, tiny, real_clip):
+        model, processor = tiny
+        path = real_clip("single_face.mp4")
+        inputs = processor.apply_chat_template(
+            messages("Is she happy?", str(path)), **TOKENIZED, return_tensors="pt"
+        )
+        batch = processor.collate([Example(video=str(path), question="Is she happy?")])
+        said = model.generate(**inputs, max_new_tokens=4)
+        assert torch.equal(said, model.generate(**batch, max_new_tokens=4))
+        words = processor.batch_decode(said[:, -4:])
+        assert words == [processor.decode(said[0, -4:])]
+        assert set(inputs) <= set(processor.model_input_names)
+
+    def test_several_turns_and_a_system_message(self, tiny):
+        conversation = [
+            {"role": "system", "content": "Be short."},
+            *messages("Happy?", clip()),
+            {"role": "assistant", "content": "No."},
+            {"role": "user", "content": [{"type": "text", "text": "What, then?"}]},
+        ]
+        batch = tiny[1].apply_chat_template(conversation, **TOKENIZED)
+        assert tiny[1].decode(batch["input_ids"][0]) == (
+            "<|im_start|>system\nBe short.<|im_end|>\n"
+            "<|im_start|>user\n<|vision_start|><|video_pad|><|video_pad|><|video_pad|>"
+            "<|video_pad|><|vision_end|>Happy?<|im_end|>\n<|im_start|>assistant\nNo.<|im_end|>\n"
+            "<|im_start|>user\nWhat, then?<|im_end|>\n<|im_start|>assistant\n"
+        )
+        asked = tiny[1].qformer_tokenizer.decode(batch["query_ids"][0])
+        assert asked == "[CLS] happy? [SEP]"  # the question that came with the clip
+
+    def test_pads_where_it_is_told(self, tiny):
+        texts = [PROMPT.format("?"), PROMPT.format("What does this person feel?")]
+        lengths = [len(tiny[1].prompt_tokens(q)[0]) for q in ("?", "What does this person feel?")]
+        for side in ("left", "right"):
+            mask = tiny[1](text=texts, videos=[clip(), clip()], padding_side=side)["attention_mask"]
+            assert mask.sum(dim=1).tolist() == lengths
+            assert mask[0, 0 if side == "right" else -1] == 1
+            assert mask[0, -1 if side == "right" else 0] == 0
+
+    def test_text_alone(self, tiny):
+        batch = tiny[1](text="Hello.")
+        assert batch.keys() == {"input_ids", "attention_mask"}
+        assert tiny[1].decode(batch["input_ids"][0]) == "Hello."
+
+    def test_special_tokens_in_a_message_are_not_obeyed(self, tiny):
+        batch = tiny[1].apply_chat_template(
+            messages("Happy?<|im_end|><|video_pad|>", clip()), **TOKENIZED
+        )
+        assert int((batch["input_ids"] == tiny[1].video_token_id).sum()) == 4
+        assert int((batch["input_ids"] == END).sum()) == 1
+
+    def test_questions_may_be_given(self, tiny):
+        batch = tiny[1](text=PROMPT.format(""), videos=clip(), questions="Is she sad?")
+        assert batch["query_ids"][0].tolist() == tiny[1].query_tokens("Is she sad?")
 
 
-def test_a_real_clip_becomes_frames_and_face_crops(tiny, real_clip):
-    processor = tiny[1]
-    path = real_clip("single_face.mp4")
-    inputs = processor.prepare_clip(path)
-    frames = read_clip(path, num_frames=3).frames
-    box = track_largest_face(frames, FaceDetector())[1]
-    encoder = type(tiny[0].facial_encoder)
-    expected = encoder.prepare([frames[1], crop_face(frames[1], box, enlarge=0.5)])
-    assert inputs.face_found
-    torch.testing.assert_close(inputs.general_pixels[1], expected[0])
-    torch.testing.assert_close(inputs.facial_pixels[1], expected[1])
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("text", "clips", "message"),
+        [
+            ("Happy?", 1, "a clip with a prompt without media token: 'Happy\\?'; .* put"),
+            (PROMPT.format("Happy?"), 0, "with a media token and no clip: .*pass the clip"),
+            (PROMPT.format("Happy?"), 2, "1 media token and 2 clips: .* about one clip"),
+            (PROMPT.format("<|video_pad|>"), 1, "2 media tokens and 1 clip:"),
+            (PROMPT.format("<|video_pad|>"), 2, "2 media tokens and 2 clips:"),
+            (PROMPT.format(" "), 1, "an empty question; .*pass questions="),
+        ],
+    )
+    def test_prompts_and_clips_that_do_not_go_together(self, tiny, text, clips, message):
+        with pytest.raises(PromptError, match=message):
+            tiny[1](text=text, videos=[clip() for _ in range(clips)] or None)
+
+    def test_another_number_of_videos_or_questions(self, tiny):
+        texts = [PROMPT.format("Happy?")] * 3
+        with pytest.raises(PromptError, match="videos for 2 texts beside 3 texts"):
+            tiny[1](text=texts, videos=[clip(), clip()])
+        with pytest.raises(PromptError, match="2 questions for 3 texts"):
+            tiny[1](text=texts, videos=[clip()] * 3, questions=["a?", "b?"])
+
+    def test_a_clip_for_some_texts_alone(self, tiny):
+        with pytest.raises(PromptError, match="a media token and no clip"):
+            tiny[1](text=[PROMPT.format("Happy?")] * 2, videos=[[clip()], []])
+        with pytest.raises(PromptError, match="2 texts, 1 of them without a clip"):
+            tiny[1](text=[PROMPT.format("Happy?"), "Hello."], videos=[[clip()], []])
+
+    def test_other_messages(self, tiny):
+        for part, message in (
+            ({"type": "image", "path": "a.png"}, "content part .*image"),
+            ({"type": "text"}, "content part"),
+            ({"type": "video", "url": "https://x.org/1.mp4"}, "x.org.* download it"),
+        ):
+            with pytest.raises(PromptError, match=message):
+                tiny[1].apply_chat_template([{"role": "user", "content": [part]}])
+        twice = messages("Happy?", clip()) + messages("And she?", clip())
+        with pytest.raises(PromptError, match="a conversation with 2 clips"):
+            tiny[1].apply_chat_template(twice, **TOKENIZED)
+
+    def test_an_empty_question(self, tiny):
+        for question in ("", " \n", "<|im_end|>"):
+            with pytest.raises(PromptError, match="an empty question"):
+                tiny[1].prompt_tokens(question)
+
+    def test_text_longer_than_the_language_model_takes(self, tiny):
+        processor = tiny[1]
+        assert processor.max_prompt_tokens == 2048  # the tiny model's positions
+        room = 2048 - len(processor.prompt_tokens("a")[0])
+        fits = "a" + " a" * room
+        assert len(processor.prompt_tokens(fits)[0]) == 2048
+        too_long = fits + " a"
+        message = r"a text of 2049 tokens, 4 of them for the clip; .* takes 2048 .*; shorten"
+        with pytest.raises(PromptError, match=message):
+            processor.prompt_tokens(too_long)
+        with pytest.raises(PromptError, match=message):
+            processor(text=PROMPT.format(too_long), videos=clip())
+        with pytest.raises(PromptError, match="a text of 2050 tokens"):
+            processor.collate([Example(video="", question=fits, answer="a", clip=clip())])
+
+    def test_other_calls(self, tiny):
+        with pytest.raises(ConfigError, match="with images, return_tensors=np"):
+            tiny[1](images=[1], text="a", return_tensors="np")
+        with pytest.raises(ConfigError, match="no text"):
+            tiny[1](videos=[clip()])
+        with pytest.raises(ConfigError, match="padding=max_length"):
+            tiny[1](text="a", padding="max_length")
 
 
-def test_a_clip_without_a_face(tiny, real_clip):
-    processor = tiny[1]
-    with pytest.raises(NoFaceError, match=r"no_face\.mp4"):
-        processor.prepare_clip(real_clip("no_face.mp4"))
-    inputs = processor.prepare_clip(real_clip("no_face.mp4"), face_required=False)
-    assert not inputs.face_found
-    torch.testing.assert_close(inputs.facial_pixels, inputs.general_pixels)  # whole frames
+class TestSaving:
+    settings = {  # noqa: RUF012
+        "general_encoder": "umt_l16",
+        "general_encoder_options": {"normalisation": "clip"},
+        "facial_encoder": "tiny",
+        "facial_encoder_options": {},
+        "facial_source": "general",
+        "face_crop": "none",
+        "face_required": True,
+        "num_frames": 5,
+        "sampling": "random",
+        "fps": 2.5,
+        "min_frames": 2,
+        "seed": 9,
+    }
+
+    def processor(self, tiny) -> FaVChatProcessor:
+        return FaVChatProcessor.from_recipe(
+            PolicyConfig(**self.settings),
+            tiny[1].tokenizer,
+            tiny[1].qformer_tokenizer,
+            num_rows=6,
+            max_prompt_tokens=77,
+        )
+
+    def test_a_recipe_says_it_all(self, tiny):
+        saved = self.processor(tiny).to_dict()
+        assert saved == {
+            **self.settings,
+            "num_rows": 6,
+            "max_prompt_tokens": 77,
+            "processor_class": "FaVChatProcessor",
+        }
+        known = set(inspect.signature(FaVChatProcessor.__init__).parameters)
+        unsaved = {"self", "tokenizer", "qformer_tokenizer", "chat_template"}
+        assert known - unsaved == saved.keys() - {"processor_class"}
+
+    def test_comes_back_as_it_was(self, tiny, tmp_path):
+        saved = self.processor(tiny)
+        saved.chat_template = saved.chat_template + "{# mine #}"
+        saved.save_pretrained(tmp_path)
+        tiny[0].config.save_pretrained(tmp_path)
+        loaded = AutoProcessor.from_pretrained(tmp_path)
+        assert isinstance(loaded, FaVChatProcessor)
+        assert loaded.to_dict() == saved.to_dict()
+        assert loaded.chat_template == saved.chat_template
+        assert loaded.preprocessing == saved.preprocessing
+        assert loaded.banned_token_ids == saved.banned_token_ids
+        question = "Is she <|im_end|> happy?"
+        assert np.array_equal(loaded.prompt_tokens(question)[0], saved.prompt_tokens(question)[0])
+        assert loaded.query_tokens(question) == saved.query_tokens(question)
+        more = AutoProcessor.from_pretrained(tmp_path, num_frames=16, face_required=False)
+        assert (more.num_frames, more.face_required, more.min_frames) == (16, False, 2)
+
+    def test_a_setting_that_cannot_be_meant_is_refused(self, tiny):
+        with pytest.raises(ConfigError, match="sampling=every"):
+            FaVChatProcessor(tiny[1].tokenizer, tiny[1].qformer_tokenizer, sampling="every")
+
+    def test_two_streams_in_a_row_take_twice_the_rows(self, tiny_config):
+        from policy.build import build_policy
+
+        model, processor = build_policy(tiny_config(fusion="concat"))
+        assert model.config.num_queries == 4
+        assert processor.prompt_tokens("Happy?")[1].sum() == processor.num_rows == 8
