@@ -9,12 +9,12 @@ from safetensors import SafetensorError
 
 from common.errors import CheckpointError
 from policy.build import register_policy
-from policy.language import refuse_adapters, replaced_folder, restore_folder
+from policy.folders import replaced_folder, restore_folder
+from policy.language import refuse_adapters
 from policy.modeling import FaVChatForConditionalGeneration
 from policy.processing import FaVChatProcessor
-
-MAX_NAMED = 5
-"""A broken checkpoint's error names so many keys of each kind."""
+from policy.published import load_published as load_published
+from policy.published import named_differences
 
 
 def save_policy(
@@ -40,6 +40,12 @@ def load_policy(
     folder: str | Path, *, dtype: torch.dtype = torch.float32
 ) -> tuple[FaVChatForConditionalGeneration, FaVChatProcessor]:
     """Read what :func:`save_policy` wrote; every key must be there, in its shape, and none beside.
+
+    Encoders and the Q-Formers' words take no gradient, as in a policy that was just built. Files
+    of tensors only are read; memory beside the weights goes to one tensor at a time.
+
+    Args:
+        dtype: of the weights in memory, whatever the file's is.
 
     Raises:
         CheckpointError: naming what is missing, extra, misshapen or unreadable.
@@ -78,20 +84,14 @@ def _refuse_differences(folder: Path, info: dict) -> None:
         for key, file, model in sorted(info["mismatched_keys"])
     ]
     shaped = {key for key, _, _ in info["mismatched_keys"]}
-    kinds = {
-        "missing": sorted(set(info["missing_keys"]) - shaped),
-        "extra": sorted(info["unexpected_keys"]),
-        "misshapen": misshapen,
-    }
-    differences = [f"{kind} {_named(keys)}" for kind, keys in kinds.items() if keys]
+    differences = named_differences(
+        missing=set(info["missing_keys"]) - shaped,
+        extra=info["unexpected_keys"],
+        misshapen=misshapen,
+    )
     if differences:
         raise CheckpointError(
-            f"policy {folder} with {'; '.join(differences)}",
+            f"policy {folder} with {differences}",
             "weights must match config.json key by key",
             "save the policy again with the code that trained it",
         )
-
-
-def _named(keys: list[str]) -> str:
-    more = f" and {len(keys) - MAX_NAMED} more" if len(keys) > MAX_NAMED else ""
-    return ", ".join(keys[:MAX_NAMED]) + more

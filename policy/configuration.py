@@ -7,9 +7,15 @@ from typing import Any
 from transformers import AutoConfig, InstructBlipQFormerConfig, PreTrainedConfig
 from transformers.models.auto import CONFIG_MAPPING
 
+from common.errors import ConfigError
+from policy.config import CHOICES
+
 
 class FaVChatConfig(PreTrainedConfig):
     """Architecture of a FaVChat policy.
+
+    Raises:
+        ConfigError: for an option that does not exist, or an unknown kind of language model.
 
     Example:
         >>> model, processor = build_policy(PolicyConfig())
@@ -43,6 +49,12 @@ class FaVChatConfig(PreTrainedConfig):
             self.text_config = CONFIG_MAPPING["llama"]()
         elif isinstance(self.text_config, dict):
             kind = self.text_config.get("model_type", "llama")
+            if kind not in CONFIG_MAPPING:
+                raise ConfigError(
+                    f"text_config with model_type={kind}",
+                    "transformers knows the language model",
+                    "correct it, or use a version of transformers that has it",
+                )
             self.text_config = CONFIG_MAPPING[kind](**self.text_config)
         if self.qformer_config is None:
             self.qformer_config = InstructBlipQFormerConfig()
@@ -50,6 +62,11 @@ class FaVChatConfig(PreTrainedConfig):
             self.qformer_config = InstructBlipQFormerConfig(**self.qformer_config)
         self.general_encoder_options = dict(self.general_encoder_options or {})
         self.facial_encoder_options = dict(self.facial_encoder_options or {})
+        for name in ("low_level", "middle_level", "gate", "fusion", "facial_source"):
+            if (value := getattr(self, name)) not in CHOICES[name]:
+                raise ConfigError(
+                    f"{name}={value}", f"it is one of {', '.join(CHOICES[name])}", "correct it"
+                )
         super().__post_init__(**kwargs)
 
     @property

@@ -10,58 +10,30 @@ language model ◄── embeddings of the prompt, rows in place of <|video_pad|
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
 
+from common.errors import ConfigError
 from policy.configuration import FaVChatConfig
-from policy.encoders import build_encoder
-from policy.encoders.base import VisionEncoder
-from policy.levels.high_level import GATES
-from policy.levels.low_level import LOW_LEVELS
-from policy.levels.middle_level import MiddleLevel
-from policy.levels.projector import PROJECTORS
-from policy.levels.tokens import shrink_maps
+from policy.freezing import check_parts
+from policy.input_checks import check_rows, needed
+from policy.vision import VISION_INPUTS, Stream, VisionSide, VisualPrefix
 
-Stream = Literal["general", "facial"]
-
-PARTS: dict[str, str] = {
-    "general_encoder": "general_encoder",
-    "facial_encoder": "facial_encoder",
-    "low_level": "low_level",
-    "middle_level": "middle_level",
-    "high_level": "high_level",
-    "projector": "projector",
-    "language_model": "language_model",
-}
-"""Parts that training stages switch on and off: name -> attribute of the model."""
-
-VISION_INPUTS = (
-    "query_ids",
-    "query_mask",
-    "general_pixels",
-    "facial_pixels",
-    "general_features",
-    "facial_features",
-    "frame_mask",
-)
-"""The vision part of a batch: what :meth:`FaVChatForConditionalGeneration.visual_prefix` takes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VisualPrefix:
-    """What the language model sees of a clip, in the light of a prompt."""
-
-    rows: Float[Tensor, "B Q H"]
-    stream_weights: Float[Tensor, "B 2"]  # general, facial; sums to 1
+__all__ = [
+    "VISION_INPUTS",
+    "FaVChatForConditionalGeneration",
+    "FaVChatOutput",
+    "Stream",
+    "VisualPrefix",
+]
 
 
 @dataclass
@@ -71,7 +43,7 @@ class FaVChatOutput(CausalLMOutputWithPast):
     stream_weights: Tensor | None = None
 
 
-class FaVChatForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class FaVChatForConditionalGeneration(VisionSide, PreTrainedModel, GenerationMixin):
     """The FaVChat policy (FaVChat v4 §2.1).
 
     ``language_model`` is a plain causal language model of ``transformers``: adapters go on it, and
@@ -83,71 +55,56 @@ class FaVChatForConditionalGeneration(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     base_model_prefix = "language_model"
     input_modalities = ("video", "text")
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
 
-    def __init__(self, config: FaVChatConfig) -> None:
+    def __init__(
+        self, config: FaVChatConfig, language_model: PreTrainedModel | None = None
+    ) -> None:
+        """All parts with random weights.
+
+        Args:
+            language_model: takes the place of a random one of ``config.text_config``.
+
+        Raises:
+            ConfigError: when ``language_model`` is another than ``config.text_config`` describes.
+        """
         super().__init__(config)
-        general = build_encoder(config.general_encoder, config.general_encoder_options)
-        self.general_encoder: VisionEncoder = general
-        facial = general
-        if config.facial_source == "facial":
-            facial = build_encoder(config.facial_encoder, config.facial_encoder_options)
-            self.facial_encoder: VisionEncoder = facial
-        text_width = config.qformer_config.hidden_size
-        self.low_level = LOW_LEVELS[config.low_level](
-            text_width=text_width,
-            stage_channels=facial.stage_channels[-1:]
-            if facial is general
-            else facial.stage_channels,
-            general_channels=general.stage_channels[-1],
-            width=config.shared_width,
-        )
-        self.middle_level = MiddleLevel(
-            config.qformer_config,
-            general_channels=general.stage_channels[-1],
-            general_sees_time=general.joint_time,
-            windows=config.frames_per_clip > 0,
-            facial_width=config.shared_width,
-            num_queries=config.num_queries,
-            guided=config.middle_level == "text_guided",
-        )
-        self.high_level = GATES[config.gate](text_width)
-        hidden_size = config.text_config.hidden_size
-        self.projector = PROJECTORS[config.fusion](text_width, hidden_size, config.visual_scale)
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self._build_vision(config)
+        if language_model is None:
+            language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = language_model
+        _check_language_model(config, language_model)
+        # Each part lies on one device: between their layers they hand over masks and positions.
+        self._no_split_modules = [
+            type(part).__name__ for part in self.children() if part is not language_model
+        ]
         self.freeze_pretrained()
         self.post_init()
 
-    def freeze_pretrained(self) -> None:
-        """Encoders and word embeddings take no gradient.
-
-        A stage that trains an encoder unfreezes its :meth:`part_parameters`. Loading replaces
-        parameters, so that a loaded policy has to be frozen again (policy.checkpoints does).
-        """
-        for stream in self.encoders.values():
-            stream.requires_grad_(False)
-        for table in self._word_embeddings():
-            table.requires_grad_(False)
-
     def _init_weights(self, module: nn.Module) -> None:
-        # The language model and the Q-Formers draw their own values; ours use PyTorch's defaults.
+        # The language model, the Q-Formers and Swin draw their own values; ours say theirs in
+        # reset_parameters, through nn.init, which leaves tensors alone that were just loaded.
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
 
     def part_parameters(self, name: str) -> Iterator[nn.Parameter]:
-        """Trainable parameters of one of :data:`PARTS`; the word embeddings stay frozen always."""
+        """Trainable parameters of a part; the Q-Formers' word embeddings stay frozen always.
+
+        Args:
+            name: key of :data:`policy.freezing.PARTS`; there may be no facial encoder.
+
+        Raises:
+            ConfigError: for another name.
+        """
+        check_parts([name])
         frozen = {id(table.weight) for table in self._word_embeddings()}
-        part = getattr(self, PARTS[name], None)  # there may be no facial encoder
+        part = getattr(self, name, None)
         for parameter in () if part is None else part.parameters():
             if id(parameter) not in frozen:
                 yield parameter
-
-    def _word_embeddings(self) -> tuple[nn.Embedding, nn.Embedding]:
-        middle = self.middle_level
-        return (
-            middle.general_qformer.get_input_embeddings(),
-            middle.facial_qformer.get_input_embeddings(),
-        )
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -161,88 +118,24 @@ class FaVChatForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.language_model.set_output_embeddings(new_embeddings)
 
-    @property
-    def encoders(self) -> dict[Stream, VisionEncoder]:
-        """The vision encoders by stream; no ``facial`` one under ``facial_source=general``."""
-        names: tuple[Stream, ...] = ("general", "facial")
-        found = {name: getattr(self, f"{name}_encoder", None) for name in names}
-        return {name: encoder for name, encoder in found.items() if encoder is not None}
+    def get_decoder(self) -> nn.Module:
+        return self.language_model.get_decoder()
 
-    def encode_frames(
-        self,
-        stream: Stream,
-        pixels: Float[Tensor, "B T C H W"],
-        frame_mask: Bool[Tensor, "B T"] | None = None,
-    ) -> tuple[Float[Tensor, "B T C h w"], ...]:
-        """Feature maps of one stream: the last map of the general encoder, the facial pyramid.
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """As the language model does it; ``config.text_config`` follows."""
+        embeddings = self.language_model.resize_token_embeddings(*args, **kwargs)
+        self.config.text_config.vocab_size = self.language_model.config.vocab_size
+        return embeddings
 
-        Clips longer than ``config.frames_per_clip`` are encoded window by window. Where frames
-        attend to each other, each clip is encoded without its padding.
+    def enable_input_require_grads(self) -> None:
+        """Make the language model's word embeddings require gradients, and no other's.
 
-        Args:
-            frame_mask: False at padded frames, which come last; None when there are none.
+        Swin's "input embeddings" are patches and their grid, which cannot.
         """
-        encoder = self.encoders[stream]
-        if frame_mask is None or not encoder.joint_time or bool(frame_mask.all()):
-            maps = self._in_windows(encoder, pixels)
-        else:
-            lengths = frame_mask.sum(dim=1).tolist()
-            clips = [
-                self._in_windows(encoder, clip[None, :length])
-                for clip, length in zip(pixels, lengths, strict=True)
-            ]
-            maps = tuple(
-                pad_sequence([stage[0] for stage in stages], batch_first=True)
-                for stages in zip(*clips, strict=True)
-            )
-        if stream == "general":
-            return maps[-1:]
-        return tuple(shrink_maps(stage, self.config.facial_grid) for stage in maps)
+        self.language_model.enable_input_require_grads()
 
-    def _in_windows(self, encoder: VisionEncoder, pixels: Tensor) -> tuple[Tensor, ...]:
-        windows = pixels.split(self.config.frames_per_clip or pixels.shape[1], dim=1)
-        maps = [encoder(window) for window in windows]
-        return tuple(torch.cat(stages, dim=1) for stages in zip(*maps, strict=True))
-
-    def visual_prefix(
-        self,
-        *,
-        query_ids: Int[Tensor, "B Lt"],
-        query_mask: Int[Tensor, "B Lt"],
-        general_pixels: Float[Tensor, "B T C H W"] | None = None,
-        facial_pixels: Float[Tensor, "B T C H W"] | None = None,
-        general_features: Float[Tensor, "B T C h w"] | None = None,
-        facial_features: Sequence[Float[Tensor, "B T C h w"]] | None = None,
-        frame_mask: Bool[Tensor, "B T"] | None = None,
-    ) -> VisualPrefix:
-        """Encode clips in the light of their prompts.
-
-        Each stream takes pixels, or the features of a frozen encoder (policy.features).
-
-        Args:
-            query_ids: the question in the Q-Former's tokens; ``query_mask`` is 0 at padding.
-            frame_mask: False at padded frames; None when there are none.
-        """
-        if general_features is None:
-            pixels = _needed(general_pixels)
-            general_features = self.encode_frames("general", pixels, frame_mask)[-1]
-        if self.config.facial_source == "general":
-            facial_features = (general_features,)
-        elif facial_features is None:
-            facial_features = self.encode_frames("facial", _needed(facial_pixels), frame_mask)
-        text_mask = query_mask.bool()
-        if frame_mask is None:
-            frame_mask = text_mask.new_ones(general_features.shape[:2])
-        words = self.middle_level.words(query_ids)
-        facial, facial_mask = self.low_level(
-            words, text_mask, facial_features, frame_mask.bool(), general_features
-        )
-        general_rows, facial_rows = self.middle_level(
-            query_ids, text_mask, general_features, frame_mask.bool(), facial, facial_mask
-        )
-        weights = self.high_level(general_rows, facial_rows, words, text_mask)
-        rows = self.projector(general_rows, facial_rows, weights)
-        return VisualPrefix(rows=rows, stream_weights=weights)
+    def disable_input_require_grads(self) -> None:
+        self.language_model.disable_input_require_grads()
 
     def embed_prompt(
         self, input_ids: Int[Tensor, "B L"], rows: Float[Tensor, "B Q H"] | None
@@ -250,20 +143,17 @@ class FaVChatForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Word embeddings, with the n-th visual row at the n-th media placeholder of each prompt.
 
         Raises:
-            ValueError: when a prompt has another number of placeholders than rows.
+            PolicyInputError: for rows of another width or number than the placeholders take.
         """
         embeddings = self.get_input_embeddings()(input_ids)
         visual = input_ids == self.config.video_token_id
-        per_prompt = 0 if rows is None else rows.shape[1]
-        if not bool((visual.sum(dim=1) == per_prompt).all()):
-            raise ValueError(
-                f"prompts with {visual.sum(dim=1).tolist()} media placeholders; each takes"
-                f" {per_prompt} visual rows; pass the clip that the prompt speaks of"
-            )
+        check_rows(rows, visual, embeddings.shape[-1])
         if rows is None:
             return embeddings
-        return embeddings.masked_scatter(visual.unsqueeze(-1), rows.to(embeddings.dtype))
+        visual = visual.unsqueeze(-1).to(embeddings.device)
+        return embeddings.masked_scatter(visual, rows.to(embeddings))
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Int[Tensor, "B L"] | None = None,
@@ -286,9 +176,11 @@ class FaVChatForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if visual_rows is None and vision:
                 prefix = self.visual_prefix(**vision)
                 visual_rows, weights = prefix.rows, prefix.stream_weights
-            inputs_embeds = self.embed_prompt(_needed(input_ids), visual_rows)
-        if position_ids is None and attention_mask is not None and "past_key_values" not in kwargs:
+            inputs_embeds = self.embed_prompt(needed("input_ids", input_ids), visual_rows)
+        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
+            # The mask also covers what a cache holds.
             position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+            position_ids = position_ids[:, -inputs_embeds.shape[1] :]
         output = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -314,8 +206,9 @@ class FaVChatForConditionalGeneration(PreTrainedModel, GenerationMixin):
         vision = _take_vision(kwargs)
         if visual_rows is None and vision:
             visual_rows = self.visual_prefix(**vision).rows
-        settings = copy.deepcopy(kwargs.pop("generation_config", None) or self.generation_config)
-        kwargs = settings.update(**kwargs)  # what is no generation setting goes on to the model
+        settings, kwargs = self._prepare_generation_config(
+            kwargs.pop("generation_config", None), **kwargs
+        )
         return self.language_model.generate(
             input_ids=input_ids,
             generation_config=settings,
@@ -331,7 +224,18 @@ def _take_vision(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in taken.items() if value is not None}
 
 
-def _needed(value: Tensor | None) -> Tensor:
-    if value is None:
-        raise ValueError("a batch needs input_ids, and pixels or features of both streams")
-    return value
+def _check_language_model(config: FaVChatConfig, language_model: PreTrainedModel) -> None:
+    described, own = config.text_config, language_model.config
+    for name in ("model_type", "hidden_size", "vocab_size"):
+        if getattr(described, name) != getattr(own, name):
+            raise ConfigError(
+                f"a language model with {name}={getattr(own, name)}",
+                f"text_config says {getattr(described, name)}",
+                "build FaVChatConfig with text_config=language_model.config",
+            )
+    if not 0 <= config.video_token_id < own.vocab_size:
+        raise ConfigError(
+            f"video_token_id={config.video_token_id}",
+            f"the language model has {own.vocab_size} tokens",
+            "add the media tokens with policy.language.add_media_tokens first",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig
 
 from common.errors import CheckpointError, ConfigError
 from policy.checkpoints import load_policy, save_policy
 from policy.configuration import FaVChatConfig
+from policy.modeling import FaVChatForConditionalGeneration
 from policy.video import file_sha256
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +131,7 @@ def test_what_a_killed_save_left_is_taken_up(tiny, saved, moment):
 def test_a_killed_writer_holds_no_lock(tiny, saved, tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path;"
-        "from policy.language import replaced_folder\n"
+        "from policy.folders import replaced_folder\n"
         "with replaced_folder(Path(sys.argv[1])) as new:\n"
         "    (new / 'half').write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -181,3 +184,87 @@ def test_adapters_must_be_merged_before_saving(own_tiny, tmp_path):
         save_policy(model, processor, tmp_path / "policy")
     model.language_model = adapted.merge_and_unload()
     assert save_policy(model, processor, tmp_path / "policy").is_dir()
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wanted", [torch.float32, torch.bfloat16])
+def test_weights_come_in_the_dtype_that_is_asked_for(own_tiny, tmp_path, stored, wanted):
+    model, processor = own_tiny
+    save_policy(model.to(stored), processor, tmp_path / "policy")
+    file = load_file(tmp_path / "policy" / "model.safetensors")
+    assert {tensor.dtype for tensor in file.values()} == {stored}
+    loaded, _ = load_policy(tmp_path / "policy", dtype=wanted)
+    state = loaded.state_dict()
+    for name, tensor in file.items():
+        assert torch.equal(state[name], tensor.to(wanted)), name
+    assert loaded.language_model.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert not any(p.requires_grad for e in loaded.encoders.values() for p in e.parameters())
+
+
+def test_pickles_are_not_read(saved, tmp_path):
+    """A folder with another program's ``pytorch_model.bin`` runs nothing of it."""
+
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    (saved / "model.safetensors").unlink()
+    torch.save({"projector.general.weight": Evil()}, saved / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_policy(saved)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_unknown_language_model_is_named(saved):
+    config = json.loads((saved / "config.json").read_text())
+    config["text_config"]["model_type"] = "gpt9"
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="model_type=gpt9"):
+        load_policy(saved)
+
+
+def test_an_option_that_does_not_exist_is_named(saved):
+    config = json.loads((saved / "config.json").read_text())
+    config["gate"] = "random"
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"gate=random; it is one of text, feature, static"):
+        load_policy(saved)
+
+
+MEASURE_LOADING = """
+import sys
+from policy.checkpoints import load_policy
+
+
+def status(field):
+    line = next(line for line in open("/proc/self/status") if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+load_policy(sys.argv[2])  # pays for imports that loading needs
+before = status("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")  # restarts VmHWM
+model, _ = load_policy(sys.argv[1])
+total = sum(float(p.double().sum()) for p in model.parameters())  # every page is there by now
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_peak_memory_of_loading_is_at_most_1_3_times_the_weights(tiny, saved, tmp_path):
+    """Weights stored in float32, 400 MB; what the sums take is a fraction of one tensor."""
+    text = LlamaConfig(
+        vocab_size=8192,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=6,
+        num_attention_heads=16,
+    )
+    config = FaVChatConfig(**{**tiny[0].config.to_dict(), "text_config": text, "video_token_id": 7})
+    model = FaVChatForConditionalGeneration(config)
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    save_policy(model, tiny[1], tmp_path / "large")
+    command = [sys.executable, "-c", MEASURE_LOADING, str(tmp_path / "large"), str(saved)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert size <= int(done.stdout) <= 1.3 * size

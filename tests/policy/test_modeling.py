@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from policy.build import build_policy
-from policy.modeling import PARTS, VISION_INPUTS
+from policy.freezing import PARTS
+from policy.modeling import VISION_INPUTS
 from policy.processing import ClipInputs, Example
 
 QUESTION = "What emotion does this person show?"
