@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -16,11 +16,17 @@ from common.errors import ConfigError
 
 T = TypeVar("T")
 
+BASE = "base"
+"""Key of a recipe that names the recipe it starts from."""
+
 
 def load_config(
     schema: type[T], recipe: str | Path | None = None, overrides: Sequence[str] = ()
 ) -> T:
     """Build ``schema`` from its defaults, then a YAML recipe, then ``key=value`` overrides.
+
+    A recipe may start from another one: ``base: other.yaml``, relative to its own folder, is read
+    before it.
 
     Every dataclass in the result that has a ``check()`` method is checked, innermost first.
 
@@ -28,7 +34,8 @@ def load_config(
         ConfigError: for an unreadable recipe, an unknown key (with the nearest known one), a value
             of the wrong type, or whatever a ``check()`` refuses.
     """
-    layers = [*_recipe_layer(recipe), *(_override_layer(text) for text in overrides)]
+    recipes = [] if recipe is None else _recipe_layers(Path(recipe))
+    layers = [*recipes, *(_override_layer(text) for text in overrides)]
     merged = OmegaConf.structured(schema)
     for layer, origin in layers:
         refuse_unknown_keys(schema, layer, origin)
@@ -79,10 +86,24 @@ def refuse_unknown_keys(schema: type, layer: DictConfig, origin: str, prefix: st
                     refuse_unknown_keys(item, part, origin, prefix=f"{name}[{index}].")
 
 
-def _recipe_layer(recipe: str | Path | None) -> Iterable[tuple[DictConfig, str]]:
-    if recipe is None:
-        return
-    path = Path(recipe)
+def _recipe_layers(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[DictConfig, str]]:
+    """A recipe after the one that it names as its base.
+
+    Args:
+        above: the recipes that lead here by their bases.
+    """
+    if path.resolve() in above:
+        raise ConfigError(
+            f"recipe {path}", "a recipe cannot be its own base", "remove `base` from one of them"
+        )
+    layer = _read_recipe(path)
+    base = layer.pop(BASE, None)
+    if base is not None:
+        yield from _recipe_layers(path.parent / str(base), (*above, path.resolve()))
+    yield layer, str(path)
+
+
+def _read_recipe(path: Path) -> DictConfig:
     try:
         layer = OmegaConf.load(path)
     except OSError as error:
@@ -99,7 +120,7 @@ def _recipe_layer(recipe: str | Path | None) -> Iterable[tuple[DictConfig, str]]
         raise ConfigError(
             f"recipe {path}", "a recipe is a mapping of keys to values", "see configs/demo.yaml"
         )
-    yield layer, str(path)
+    return layer
 
 
 def _override_layer(text: str) -> tuple[DictConfig, str]:

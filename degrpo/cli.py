@@ -1,4 +1,4 @@
-"""The command line: ``degrpo corpus | sft | train | demo | chat | lifecycle``.
+"""The command line: ``degrpo corpus | model | sft | train | demo | chat | lifecycle``.
 
 Every command imports what it needs when it runs, so that ``--help`` is instant.
 """
@@ -47,6 +47,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_corpus(commands)
+    _add_recipe_command(
+        commands,
+        "model",
+        _model,
+        "print a recipe's policy: parameters by part, and what learns in each phase",
+        "Builds the policy's shapes alone: no weights, no GPU, no network, a 7B model in seconds. "
+        "Shows total and trainable parameters by part for the three stages and RL, how many tokens "
+        "a clip becomes, and the size of the weights.",
+    )
     _add_recipe_command(
         commands,
         "sft",
@@ -184,9 +193,9 @@ def _add_chat(commands) -> None:
         "--max-new-tokens", type=int, default=64, help="longest answer (default: %(default)s)"
     )
     chat.add_argument(
-        "--allow-no-face",
+        "--require-face",
         action="store_true",
-        help="answer about a clip without a face too; the facial stream then sees whole frames",
+        help="refuse a clip without a face; otherwise the facial stream sees its whole frames",
     )
     chat.set_defaults(run=_chat)
 
@@ -220,6 +229,13 @@ def _load(options: argparse.Namespace):
     from degrpo.config import TrainConfig
 
     return load_config(TrainConfig, options.recipe, options.overrides)
+
+
+def _model(options: argparse.Namespace) -> int:
+    from degrpo.model_command import print_model
+
+    print_model(_load(options))
+    return 0
 
 
 def _sft(options: argparse.Namespace) -> int:
@@ -270,7 +286,7 @@ def _chat(options: argparse.Namespace) -> int:
         video=options.clip,
         question=options.question,
         max_new_tokens=options.max_new_tokens,
-        face_required=not options.allow_no_face,
+        face_required=options.require_face,
     )
     if not reply.face_found:
         say("no face was found in this clip; the facial stream saw whole frames\n")

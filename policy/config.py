@@ -146,6 +146,14 @@ class PolicyConfig:
                 "set policy.low_level=text_query or policy.facial_source=facial",
             )
 
+        if self.face_required and (self.face_crop == "none" or self.facial_source == "general"):
+            raise ConfigError(
+                f"policy.face_required=true, policy.face_crop={self.face_crop}, "
+                f"policy.facial_source={self.facial_source}",
+                "a face can only be required where one is looked for",
+                "set policy.face_required=false",
+            )
+
     def _check_frames(self) -> None:
         ranges = {
             "num_frames": (self.num_frames <= MAX_FRAMES, f"it is at most {MAX_FRAMES}", 16),

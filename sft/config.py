@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from common.errors import ConfigError
-
-TRAINABLE_GROUPS = (
-    "general_encoder",
-    "facial_encoder",
-    "low_level",
-    "middle_level",
-    "high_level",
-    "projector",
-    "language_model",
-)
+from policy.freezing import FREEZE_TABLES, Phase, check_parts, trainable_parts
 
 
 @dataclass(kw_only=True)
@@ -25,7 +16,8 @@ class StageConfig:
     """Corpus split that the stage reads."""
 
     trainable: list[str] = field(default_factory=list)
-    """Parts of the policy that get gradients (sft.config.TRAINABLE_GROUPS)."""
+    """Parts of the policy that get gradients (policy.freezing.PARTS); empty: as the freeze table
+    says."""
 
     epochs: float = 3.0
     """Passes over the split."""
@@ -43,19 +35,7 @@ class StageConfig:
     """Rank of the language model's adapters, merged when the stage ends; 0 trains it in full."""
 
     def check(self) -> None:
-        unknown = [name for name in self.trainable if name not in TRAINABLE_GROUPS]
-        if unknown:
-            raise ConfigError(
-                f"trainable={unknown}",
-                f"known parts: {', '.join(TRAINABLE_GROUPS)}",
-                "correct the stage's `trainable`",
-            )
-        if not self.trainable:
-            raise ConfigError(
-                "trainable=[]",
-                "a stage trains at least one part",
-                f"choose from {', '.join(TRAINABLE_GROUPS)}",
-            )
+        check_parts(self.trainable)
         if self.split == "held_out":
             raise ConfigError(
                 "split=held_out", "a stage does not train on held-out clips", "name another split"
@@ -72,16 +52,12 @@ class StageConfig:
                 "a fraction of the steps lies in [0, 1)",
                 "set warmup_fraction=0.1",
             )
-        if self.lora_rank < 0 or (self.lora_rank and "language_model" not in self.trainable):
+        if self.lora_rank < 0:
             raise ConfigError(
-                f"lora_rank={self.lora_rank}, trainable={self.trainable}",
-                "adapters have a positive rank and belong to a language model that is trained",
-                "set lora_rank=0, or add language_model to `trainable`",
+                f"lora_rank={self.lora_rank}",
+                "adapters have a positive rank; 0 trains the language model in full",
+                "set lora_rank=0",
             )
-
-
-def _stage(split: str, *trainable: str) -> StageConfig:
-    return StageConfig(split=split, trainable=list(trainable))
 
 
 @dataclass(kw_only=True)
@@ -91,23 +67,16 @@ class SftConfig:
     output_dir: str = "outputs/sft"
     """One folder per stage: stage-1, stage-2, stage-3."""
 
-    stage_1: StageConfig = field(
-        default_factory=lambda: _stage(
-            "summary", "facial_encoder", "low_level", "high_level", "projector"
-        )
-    )
+    freeze_table: str = "v4"
+    """Which parts each stage trains unless it says so itself: `v4` or `v1` (policy.freezing)."""
+
+    stage_1: StageConfig = field(default_factory=lambda: StageConfig(split="summary"))
     """Video-summary pairs."""
 
-    stage_2: StageConfig = field(
-        default_factory=lambda: _stage("qa", "low_level", "middle_level", "projector")
-    )
+    stage_2: StageConfig = field(default_factory=lambda: StageConfig(split="qa"))
     """Question-answer pairs."""
 
-    stage_3: StageConfig = field(
-        default_factory=lambda: _stage(
-            "emotion_qa", "middle_level", "high_level", "projector", "language_model"
-        )
-    )
+    stage_3: StageConfig = field(default_factory=lambda: StageConfig(split="emotion_qa"))
     """Emotion-intensive question-answer pairs."""
 
     seed: int = 0
@@ -119,7 +88,33 @@ class SftConfig:
     tensorboard: bool = True
     """Write the curves of each stage to stage-N/tensorboard."""
 
+    def stage(self, number: int) -> StageConfig:
+        """Stage 1, 2 or 3 with its parts filled in from the freeze table.
+
+        Raises:
+            ConfigError: for adapters on a language model that the stage does not train.
+        """
+        stage: StageConfig = getattr(self, f"stage_{number}")
+        parts = stage.trainable or list(
+            trainable_parts(self.freeze_table, Phase(f"stage_{number}"))
+        )
+        if stage.lora_rank and "language_model" not in parts:
+            raise ConfigError(
+                f"sft.stage_{number}.lora_rank={stage.lora_rank}, trainable={list(parts)}",
+                "adapters belong to a language model that is trained",
+                f"set sft.stage_{number}.lora_rank=0, or add language_model to its `trainable`",
+            )
+        return replace(stage, trainable=list(parts))
+
     def check(self) -> None:
+        if self.freeze_table not in FREEZE_TABLES:
+            raise ConfigError(
+                f"sft.freeze_table={self.freeze_table}",
+                f"it is one of {', '.join(FREEZE_TABLES)}",
+                "set sft.freeze_table=v4",
+            )
+        for number in (1, 2, 3):
+            self.stage(number)
         if not 0 <= self.max_skipped_fraction <= 1:
             raise ConfigError(
                 f"sft.max_skipped_fraction={self.max_skipped_fraction}",

@@ -28,9 +28,10 @@ from sft.folders import (
     publish,
     stage_fingerprint,
 )
-from sft.stages import check_stages, stage_config, trainable
+from sft.stages import check_stages, trainable
 
 if TYPE_CHECKING:
+    from policy.feature_cache import FeatureCache
     from policy.modeling import FaVChatForConditionalGeneration
     from policy.processing import FaVChatProcessor
 
@@ -111,7 +112,7 @@ def _start_fingerprint(output_dir: Path, policy: PolicyConfig, first: int) -> st
 def _plan(
     number: int, sft: SftConfig, corpus: Sequence[Sample], output_dir: Path, start: str
 ) -> _Plan:
-    config = stage_config(sft, number)
+    config = sft.stage(number)
     samples = [sample for sample in corpus if sample.split == config.split]
     held_out = [sample for sample in corpus if sample.split == Split.HELD_OUT]
     if not samples:
@@ -148,13 +149,15 @@ def _is_finished(plan: _Plan) -> bool:
 def _run_stage(plan: _Plan, sft: SftConfig, policy: PolicyConfig, *, num_stages_left: int) -> None:
     from policy.build import build_policy
     from policy.checkpoints import load_policy, save_policy
+    from policy.feature_cache import FeatureCache
 
     began = time.monotonic()
     model, processor = load_policy(plan.start) if plan.start else build_policy(policy)
     size = sum(parameter.nbytes for parameter in model.parameters())
     check_room(plan.folder.parent, needed_bytes=(num_stages_left + 1) * size)
     partial = fresh_partial(plan.folder)
-    metrics = _train(plan, sft, model, processor, partial)
+    cache = FeatureCache(max_bytes=int(policy.feature_cache_gib * 2**30))
+    metrics = _train(plan, sft, model, processor, cache, partial)
     save_policy(model, processor, partial / POLICY)
     metrics["seconds"] = round(time.monotonic() - began, 1)
     publish(plan.folder, fingerprint=plan.fingerprint, stage=plan.number, metrics=metrics)
@@ -166,6 +169,7 @@ def _train(
     sft: SftConfig,
     model: FaVChatForConditionalGeneration,
     processor: FaVChatProcessor,
+    cache: FeatureCache,
     partial: Path,
 ) -> dict[str, Any]:
     """Train ``model`` in place and return the stage's metrics."""
@@ -174,7 +178,7 @@ def _train(
 
     with trainable(model, plan.config):
         # Made once it is clear which encoders are frozen: those run once per clip, ever.
-        read_clip = functools.lru_cache(CLIPS_IN_MEMORY)(FeatureExtractor(model, processor))
+        read_clip = functools.lru_cache(CLIPS_IN_MEMORY)(FeatureExtractor(model, processor, cache))
         training = find_usable(plan.samples, read_clip, what=f"stage {plan.number}: reading clips")
         refuse_too_many_skipped(training, max_fraction=sft.max_skipped_fraction)
         held_out = find_usable(plan.held_out, read_clip, what="reading held-out clips")
@@ -202,4 +206,5 @@ def _train(
             "train": trainer.measure(rows(training.samples)),
             "train_swapped_clips": trainer.measure(rows_with_swapped_clips(training.samples)),
             "held_out": trainer.measure(rows(held_out.samples)),
+            "feature_cache": cache.metrics(),
         }

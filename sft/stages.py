@@ -1,4 +1,4 @@
-"""The three stages as data, and which parts of the policy each one gives gradients to."""
+"""Which stages run, and which parts of the policy each one gives gradients to."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from common.errors import ConfigError
-from sft.config import SftConfig, StageConfig
+from policy.freezing import train_only
+from sft.config import StageConfig
 
 if TYPE_CHECKING:
     from policy.modeling import FaVChatForConditionalGeneration
-
-
-def stage_config(config: SftConfig, number: int) -> StageConfig:
-    """What the recipe says about stage 1, 2 or 3."""
-    return {1: config.stage_1, 2: config.stage_2, 3: config.stage_3}[number]
 
 
 def check_stages(numbers: Sequence[int]) -> tuple[int, ...]:
@@ -43,12 +39,8 @@ def trainable(model: FaVChatForConditionalGeneration, stage: StageConfig) -> Ite
     output layer; they are merged on leaving, so that what the stage saves is a plain policy.
     """
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.requires_grad_(False)
-    for part in stage.trainable:
-        if part == "language_model" and stage.lora_rank:
-            continue
-        for parameter in model.part_parameters(part):
-            parameter.requires_grad_(True)
+    adapters_alone = {"language_model"} if stage.lora_rank else set()
+    train_only(model, (part for part in stage.trainable if part not in adapters_alone))
     adapted = _add_adapters(model, stage.lora_rank) if stage.lora_rank else None
     try:
         yield

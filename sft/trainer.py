@@ -33,7 +33,7 @@ from trl import SFTTrainer
 
 from common.errors import TrainingError
 from common.progress import bar
-from policy.modeling import PARTS
+from policy.freezing import PARTS
 from sft.config import StageConfig
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class StageTrainer(SFTTrainer):
 
 
 def _frozen_parts(model: FaVChatForConditionalGeneration) -> list[nn.Module]:
-    modules = [model.get_submodule(attribute) for attribute in PARTS.values()]
+    modules = [getattr(model, part) for part in PARTS if hasattr(model, part)]
     return [m for m in modules if not any(p.requires_grad for p in m.parameters())]
 
 

@@ -35,6 +35,28 @@ def test_command_line_wins_over_recipe_and_recipe_over_defaults(tmp_path):
     assert isinstance(config.inner, Inner)
 
 
+def test_a_recipe_starts_from_its_base(tmp_path):
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "first.yaml").write_text("steps: 5\ninner: {rate: 2.0, names: [a, b]}\n")
+    (tmp_path / "second.yaml").write_text("base: all/first.yaml\ninner: {rate: 3.0}\n")
+    (tmp_path / "third.yaml").write_text("base: second.yaml\nsteps: 7\n")
+    config = load_config(Outer, tmp_path / "third.yaml", ["inner.names=[c]"])
+    assert (config.steps, config.inner.rate, config.inner.names) == (7, 3.0, ["c"])
+
+
+def test_a_wrong_base_is_named(tmp_path):
+    (tmp_path / "one.yaml").write_text("base: two.yaml\n")
+    (tmp_path / "two.yaml").write_text("base: one.yaml\n")
+    with pytest.raises(ConfigError, match="cannot be its own base"):
+        load_config(Outer, tmp_path / "one.yaml")
+    (tmp_path / "two.yaml").write_text("steppes: 3\n")
+    with pytest.raises(ConfigError, match=r"two\.yaml"):
+        load_config(Outer, tmp_path / "one.yaml")
+    (tmp_path / "two.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"two\.yaml.*No such file"):
+        load_config(Outer, tmp_path / "one.yaml")
+
+
 def test_saved_config_loads_unchanged(tmp_path):
     config = load_config(Outer, None, ["steps=9", "inner.names=[x]"])
     save_config(config, tmp_path / "saved.yaml")

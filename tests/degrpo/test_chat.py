@@ -50,24 +50,24 @@ def test_a_clip_with_a_face_is_answered_with_both_weights(chat):
     assert WHOLE_FRAMES not in out
 
 
-def test_a_clip_without_a_face_is_refused_with_the_way_out(chat):
-    status, out, err = chat("no_face.mp4")
-    assert (status, out) == (2, "")
-    assert f"{NoFaceError.__name__}: got video " in err
-    assert "no_face.mp4" in err
-    assert "--allow-no-face" in err
-    assert "Traceback" not in err
-
-
-def test_a_clip_without_a_face_is_answered_on_request(chat):
-    status, out, _ = chat("no_face.mp4", "--allow-no-face")
+def test_a_clip_without_a_face_is_answered_and_says_so(chat):
+    status, out, _ = chat("no_face.mp4")
     assert status == 0
     assert WHOLE_FRAMES in out
     assert "stream weights: general" in out
 
 
+def test_a_clip_without_a_face_is_refused_on_request(chat):
+    status, out, err = chat("no_face.mp4", "--require-face")
+    assert (status, out) == (2, "")
+    assert f"{NoFaceError.__name__}: got video " in err
+    assert "no_face.mp4" in err
+    assert "--require-face" in err
+    assert "Traceback" not in err
+
+
 def test_the_flag_changes_nothing_for_a_clip_with_a_face(chat):
-    assert chat("single_face.mp4", "--allow-no-face")[:2] == chat("single_face.mp4")[:2]
+    assert chat("single_face.mp4", "--require-face")[:2] == chat("single_face.mp4")[:2]
 
 
 @pytest.mark.parametrize("number", ["0", "-3"])

@@ -10,7 +10,6 @@ import pytest
 from corpus.config import CorpusConfig
 from corpus.schema import FacialTargets, Sample, save_samples
 from policy.config import PolicyConfig
-from policy.feature_cache import FeatureCache
 from sft.config import SftConfig, StageConfig
 
 
@@ -63,11 +62,11 @@ def faces() -> np.ndarray:
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
     """The feature cache of these tests; converted tokenizers stay in the machine's own cache."""
-    from policy import features
+    from policy import feature_cache
 
     folder = tmp_path_factory.mktemp("features")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "FeatureCache", lambda: FeatureCache(folder))
+        patch.setattr(feature_cache, "cache_dir", lambda name: folder)
         yield folder
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from common.config import load_config
 from common.errors import ConfigError
-from sft.config import TRAINABLE_GROUPS, SftConfig, StageConfig
+from sft.config import SftConfig, StageConfig
 from sft.stages import check_stages
 
 
@@ -15,33 +15,46 @@ def test_the_default_stages_train_what_the_paper_says_on_the_three_splits():
         "qa",
         "emotion_qa",
     ]
-    assert "language_model" not in config.stage_1.trainable + config.stage_2.trainable
-    assert "language_model" in config.stage_3.trainable
+    assert [config.stage(number).trainable for number in (1, 2, 3)] == [
+        ["general_encoder", "facial_encoder", "low_level", "high_level", "projector"],
+        ["middle_level"],
+        ["middle_level", "high_level", "language_model"],
+    ]
 
 
-def test_the_parts_are_the_policys():
-    from policy.modeling import PARTS
-
-    assert set(TRAINABLE_GROUPS) == set(PARTS)
+def test_a_stage_may_say_itself_what_it_trains():
+    config = load_config(SftConfig, overrides=["freeze_table=v1", "stage_3.trainable=[projector]"])
+    assert "language_model" in config.stage(2).trainable
+    assert config.stage(3).trainable == ["projector"]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"trainable": ["projektor"]}, "known parts: general_encoder"),
-        ({"trainable": []}, "at least one part"),
         ({"split": "held_out"}, "does not train on held-out"),
         ({"lr": 0.0}, "all are positive"),
         ({"epochs": -1.0}, "all are positive"),
         ({"batch_size": 0}, "all are positive"),
         ({"warmup_fraction": 1.0}, r"lies in \[0, 1\)"),
-        ({"lora_rank": 8}, "add language_model"),
-        ({"lora_rank": -1, "trainable": ["language_model"]}, "positive rank"),
+        ({"lora_rank": -1}, "positive rank"),
     ],
 )
 def test_a_stage_that_cannot_be_meant_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         StageConfig(**{"trainable": ["projector"], **settings}).check()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stage_1.lora_rank=8", "add language_model"),  # v4's stage 1 leaves it frozen
+        ("freeze_table=v5", "one of v4, v1"),
+    ],
+)
+def test_stages_that_contradict_the_table_are_refused(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(SftConfig, overrides=[override])
 
 
 def test_a_stage_is_overridden_on_the_command_line():
