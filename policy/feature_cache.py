@@ -1,18 +1,30 @@
-"""What was computed from a video once, kept on disk: pixels and outputs of frozen encoders."""
+"""What was computed from a video once, kept on disk: pixels, outputs of frozen encoders, rows.
+
+folder/
+    size.json         bytes of all entries (a running sum) and when they were last counted
+    lock              held while an entry goes in, for microseconds; longer where room is made
+    partial/          entries being written; what a killed writer left goes after an hour
+    3f/3f9c….safetensors
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
-import tempfile
+import threading
+import time
+import uuid
 import zlib
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from common.paths import cache_dir
@@ -21,6 +33,22 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_BYTES = 4 * 2**30
 
+KEPT_SHARE = 0.9
+"""Making room goes down to this share of the bound, so that looking at all files is rare."""
+
+RECOUNT_SECONDS = 24 * 3600
+"""The running sum is made anew after this time: files may have come and gone by other hands."""
+
+LEFTOVER_SECONDS = 3600
+"""A partial file untouched for so long belongs to a writer that is gone."""
+
+LOCK_SECONDS = 120
+"""Waiting longer than this for the lock costs the entry, not the run."""
+
+SUFFIX = ".safetensors"
+
+_COUNTING = threading.Lock()  # of no cache alone, so that caches can be copied and pickled
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureKey:
@@ -28,13 +56,17 @@ class FeatureKey:
 
     Example:
         >>> FeatureKey(video_sha256="9f2c…", num_frames=8, preprocessing="frames-v1/…",
-        ...            encoder="facial-pixels")
+        ...            encoder="facial-mini_xception-77ab…", dtype="torch.float32")
     """
 
     video_sha256: str
     num_frames: int
-    preprocessing: str
-    encoder: str  # stream and hash of its encoder's weights, or stream and "pixels"
+    preprocessing: str  # the processor's name of how frames are chosen and turned into pixels
+    encoder: str  # who computed it, with the hash of its weights; or stream and "pixels"
+    frames_per_clip: int = 0
+    facial_grid: int = 0
+    dtype: str = ""
+    question: str = ""  # of visual rows, which are made in the light of one
 
     def digest(self) -> str:
         return hashlib.sha256(repr(astuple(self)).encode()).hexdigest()
@@ -43,75 +75,169 @@ class FeatureKey:
 class FeatureCache:
     """Named tensors under a :class:`FeatureKey`, one safetensors file each.
 
-    Files are written beside and renamed, so that readers in other processes see them whole. A file
-    that is damaged (or not the key's) counts as absent and is deleted. When the files outgrow
-    ``max_bytes``, those unused for the longest time go. A full or read-only disk costs speed, never
-    the run.
+    Made for several processes and hundreds of thousands of entries. Files are written beside and
+    renamed, so that readers see them whole. One that is damaged, or not the key's, counts as absent
+    and is deleted. Entries go in under a lock and are counted before, so that the files stay within
+    ``max_bytes`` however many processes write, and one that is killed leaves the sum too high,
+    never too low. Where the sum exceeds the bound, files are counted, and those unused for the
+    longest time go. A full or read-only disk costs speed, never the run.
+
+    Args:
+        folder: by default ``features`` in :func:`common.paths.cache_dir`.
+        max_bytes: of all entries together; 0 switches the cache off.
     """
 
     def __init__(
         self, folder: str | Path | None = None, *, max_bytes: int = DEFAULT_MAX_BYTES
     ) -> None:
         self.folder = cache_dir("features") if folder is None else Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.max_bytes = max_bytes
+        self.hits = 0
+        self.misses = 0
+        self.evictions = 0
+        self._swept = False
+
+    def __contains__(self, key: FeatureKey) -> bool:
+        """Whether there is a file, which may prove damaged or be evicted before it is read."""
+        return self.max_bytes > 0 and self._path(key).exists()
 
     def get(self, key: FeatureKey) -> dict[str, Tensor] | None:
         """The tensors of ``key``, or None when they have to be computed (again)."""
+        tensors = self._read(key) if self.max_bytes else None
+        with _COUNTING:  # clips are looked up in several threads
+            self.hits += tensors is not None
+            self.misses += tensors is None
+        return tensors
+
+    def put(self, key: FeatureKey, tensors: Mapping[str, Tensor]) -> None:
+        """Keep ``tensors`` under ``key``, after making room if needed."""
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        if not self.max_bytes or sum(tensor.nbytes for tensor in plain.values()) > self.max_bytes:
+            return
+        try:
+            self._write(key, plain)
+        except (OSError, SafetensorError) as error:
+            logger.warning("features are not cached in %s: %s", self.folder, error)
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of this object's lookups that found something; 0 before the first."""
+        return self.hits / max(self.hits + self.misses, 1)
+
+    @property
+    def bytes(self) -> int:
+        """What all entries take up together, as last counted and summed by any process."""
+        tally = self._tally()
+        return 0 if tally is None else tally.bytes
+
+    def metrics(self) -> dict[str, float]:
+        """Counters of this object, and the size of the cache, by their names in metrics logs."""
+        counters = {
+            "hit_rate": self.hit_rate,
+            "hits": self.hits,
+            "misses": self.misses,
+            "evictions": self.evictions,
+            "bytes": self.bytes,
+        }
+        return {f"perf/feature_cache/{name}": float(value) for name, value in counters.items()}
+
+    def _path(self, key: FeatureKey) -> Path:
+        digest = key.digest()
+        return self.folder / digest[:2] / f"{digest}{SUFFIX}"
+
+    def _read(self, key: FeatureKey) -> dict[str, Tensor] | None:
         path = self._path(key)
         try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                checksum = (file.metadata() or {}).get("checksum")
-        except FileNotFoundError:
+            # Not memory-mapped: a file that shrinks under a map kills the process.
+            tensors = _unpack(key, path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (SafetensorError, OSError) as error:
-            self._discard(path, str(error))
+        except (SafetensorError, ValueError) as error:
+            logger.warning("cached features %s are damaged (%s); they are made again", path, error)
+            _delete(path)
             return None
-        if checksum != _checksum(key, tensors):
-            self._discard(path, "its checksum differs")
+        except OSError as error:
+            logger.warning("cached features %s cannot be read: %s", path, error)
             return None
         _touch(path)
         return tensors
 
-    def put(self, key: FeatureKey, tensors: Mapping[str, Tensor]) -> None:
-        """Keep ``tensors`` under ``key``, then make room if needed."""
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        if sum(tensor.nbytes for tensor in plain.values()) > self.max_bytes:
-            return
+    def _write(self, key: FeatureKey, tensors: dict[str, Tensor]) -> None:
+        path, partials = self._path(key), self.folder / "partial"
+        for folder in (path.parent, partials):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not self._swept:
+            self._swept = True
+            _sweep(partials)
+        partial = partials / f"{uuid.uuid4().hex}.partial"
         try:
-            handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".partial")
-            os.close(handle)
-            try:
-                save_file(plain, temporary, metadata={"checksum": _checksum(key, plain)})
-                Path(temporary).replace(self._path(key))
-            finally:
-                Path(temporary).unlink(missing_ok=True)
-            self._evict()
-        except (OSError, SafetensorError) as error:
-            logger.warning("features are not cached in %s: %s", self.folder, error)
+            save_file(tensors, partial, metadata={"checksum": _checksum(key, tensors)})
+            size = partial.stat().st_size
+            with FileLock(self.folder / "lock", timeout=LOCK_SECONDS):
+                self._make_room(size)
+                partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
-    def _path(self, key: FeatureKey) -> Path:
-        return self.folder / f"{key.digest()}.safetensors"
+    def _make_room(self, size: int) -> None:
+        """Count an entry of ``size`` bytes in, and delete others where the sum asks for it."""
+        known = self._tally()
+        if known is not None and known.bytes + size <= self.max_bytes:
+            self._write_tally(replace(known, bytes=known.bytes + size))
+            return
+        _sweep(self.folder / "partial")
+        entries = sorted(_entries(self.folder))
+        total = size + sum(entry_size for _, entry_size, _ in entries)
+        allowed = self.max_bytes if total <= self.max_bytes else KEPT_SHARE * self.max_bytes
+        for _, entry_size, path in entries:
+            if total <= allowed:
+                break
+            Path(path).unlink(missing_ok=True)
+            self.evictions += 1
+            total -= entry_size
+        self._write_tally(_Tally(bytes=total, counted=time.time()))
 
-    def _discard(self, path: Path, reason: str) -> None:
-        logger.warning("cached features %s are damaged (%s); they are made again", path, reason)
-        path.unlink(missing_ok=True)
+    def _tally(self) -> _Tally | None:
+        """The running sum; None where there is none that can be trusted."""
+        try:
+            found = json.loads((self.folder / "size.json").read_bytes())
+            tally = _Tally(bytes=int(found["bytes"]), counted=float(found["counted"]))
+            return tally if 0 <= time.time() - tally.counted < RECOUNT_SECONDS else None
+        except (OSError, ValueError, TypeError, LookupError):
+            return None
 
-    def _evict(self) -> None:
-        entries = []
-        for path in self.folder.glob("*.safetensors"):
-            try:
-                status = path.stat()
-            except FileNotFoundError:  # another process made room, too
-                continue
-            entries.append((status.st_mtime_ns, status.st_size, path))
-        total = sum(size for _, size, _ in entries)
-        for _, size, path in sorted(entries):
-            if total <= self.max_bytes:
-                return
-            path.unlink(missing_ok=True)
-            total -= size
+    def _write_tally(self, tally: _Tally) -> None:
+        (self.folder / "size.json").write_text(json.dumps(asdict(tally)), encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tally:
+    bytes: int  # of all entries, or more
+    counted: float  # when the files themselves were last counted, in Unix seconds
+
+
+def _entries(folder: Path) -> Iterator[tuple[int, int, str]]:
+    """Time of last use in nanoseconds, bytes and path of every entry."""
+    for item in os.scandir(folder):
+        try:
+            if item.is_dir(follow_symlinks=False):
+                yield from _entries(Path(item.path))
+            elif item.name.endswith(SUFFIX):
+                status = item.stat()
+                yield status.st_mtime_ns, status.st_size, item.path
+        except FileNotFoundError:  # a reader deleted a damaged one
+            continue
+
+
+def _sweep(partials: Path) -> None:
+    """Delete what killed writers left, safetensors' own temporary files included."""
+    oldest = time.time() - LEFTOVER_SECONDS
+    for path in partials.iterdir():
+        try:
+            if path.stat().st_mtime < oldest:
+                path.unlink()
+        except FileNotFoundError:  # its writer is done, or another process sweeps
+            continue
 
 
 def _touch(path: Path) -> None:
@@ -122,11 +248,32 @@ def _touch(path: Path) -> None:
         logger.debug("cannot mark %s as used: %s", path, error)
 
 
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:  # the next reader meets it again
+        logger.debug("cannot delete %s: %s", path, error)
+
+
+def _unpack(key: FeatureKey, data: bytes) -> dict[str, Tensor]:
+    """The tensors of a file's bytes.
+
+    Raises:
+        SafetensorError, ValueError: for bytes that were not written for ``key``, or changed since.
+    """
+    tensors = load(data)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    if header.get("__metadata__", {}).get("checksum") != _checksum(key, tensors):
+        raise ValueError("its checksum differs")
+    return tensors
+
+
 def _checksum(key: FeatureKey, tensors: Mapping[str, Tensor]) -> str:
     """CRC-32 over key, names, shapes and bytes: safetensors itself notices only cut-off files."""
     value = zlib.crc32(key.digest().encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         value = zlib.crc32(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode(), value)
-        value = zlib.crc32(tensor.numpy().tobytes(), value)
+        if tensor.numel():  # what is empty need not be contiguous, and its shape says it all
+            value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), value)
     return f"{value:08x}"

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+import functools
+import json
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from policy.encoders.base import VisionEncoder
+from common.errors import SampleError
+from policy.clip_inputs import ClipInputs, no_face
 from policy.feature_cache import FeatureCache, FeatureKey
 from policy.modeling import FaVChatForConditionalGeneration, Stream
-from policy.processing import ClipInputs, FaVChatProcessor, no_face
-from policy.video import file_sha256
+from policy.processing import FaVChatProcessor
+from policy.video import file_sha256, map_clips
+from policy.weights_hash import WeightsHash, tensors_of
 
-STREAMS: tuple[Stream, ...] = ("general", "facial")
+PIXELS = "pixels"
+"""Name of an encoder's input in cache keys and entries, kept for an encoder in training."""
+
+RECORD = ("faces", "times")
+"""What an entry of the cache tells of the clip, beside the tensors of a stream."""
 
 
 class FeatureExtractor:
     """``extractor(video)`` gives a :class:`ClipInputs` for ``Example.clip``.
 
-    A stream whose encoder is frozen comes as features, a stream whose encoder is being trained as
-    pixels; both from the cache when they are there. An encoder counts as frozen when none of its
-    parameters requires a gradient.
+    A stream whose encoder is frozen comes as features in that encoder's dtype, a stream whose
+    encoder is being trained as pixels; both from the cache when they are there. An encoder counts
+    as frozen when none of its parameters requires a gradient.
+
+    Args:
+        cache: where they are kept; by default the feature cache of this machine.
     """
 
     def __init__(
@@ -34,107 +46,158 @@ class FeatureExtractor:
     ) -> None:
         self.model, self.processor = model, processor
         self.cache = FeatureCache() if cache is None else cache
-        self._hashes: dict[Stream, tuple[tuple[int, ...], str]] = {}
+        self._weights: dict[str, WeightsHash] = {}
+        self._contents: dict[Path, tuple[tuple[int, int, int], str]] = {}
 
     def __call__(self, video: str | Path, *, face_required: bool | None = None) -> ClipInputs:
         """The inputs of one clip.
 
         Raises:
             VideoError: for a video that cannot be decoded.
-            NoFaceError: for a clip without a face, unless ``face_required`` is False.
+            NoFaceError: for a clip without a face, if ``face_required`` (by default the
+                processor's own setting).
         """
-        if face_required is None:
-            face_required = self.processor.face_required
-        clip = _Clip(self, video)
-        inputs: dict[str, Tensor | tuple[Tensor, ...]] = {}
-        for stream in STREAMS:
-            if _is_trained(self._encoder(stream)):
-                inputs[f"{stream}_pixels"] = clip.pixels(stream)
-            else:
-                inputs.update(_as_inputs(stream, clip.features(stream)))
-        if face_required and not clip.face_found:
-            raise no_face(video)
-        return ClipInputs(**inputs, face_found=clip.face_found)  # type: ignore[arg-type]
+        (clip,) = self.many([video], face_required=face_required)
+        if isinstance(clip, SampleError):
+            raise clip
+        return clip
 
-    def _encoder(self, stream: Stream) -> VisionEncoder:
-        return self.model.get_submodule(f"{stream}_encoder")
+    def many(
+        self,
+        videos: Iterable[str | Path],
+        num_workers: int = 0,
+        *,
+        face_required: bool | None = None,
+        keep: bool = True,
+    ) -> Iterator[ClipInputs | SampleError]:
+        """The inputs of clips one after the other, in the order of ``videos``.
 
-    def weights_hash(self, stream: Stream) -> str:
-        """SHA-256 of an encoder's weights, computed again only after they changed in place."""
-        state = self._encoder(stream).state_dict()
-        versions = tuple(tensor._version for tensor in state.values())
-        known = self._hashes.get(stream)
-        if known is None or known[0] != versions:
-            digest = hashlib.sha256()
-            for name, tensor in state.items():
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().float().numpy().tobytes())
-            known = self._hashes[stream] = (versions, digest.hexdigest())
+        Files are read, decoded and searched for faces ``num_workers`` at a time in threads, a few
+        clips ahead; encoders run in the caller's thread, one clip at a time, so that a clip's
+        features do not depend on its company. A clip that cannot be used comes out as its error.
+
+        Args:
+            face_required: as in :meth:`__call__`.
+            keep: put what had to be computed into the cache.
+        """
+        videos = list(videos)
+        required = self.processor.face_required if face_required is None else face_required
+        look_up = functools.partial(self._look_up, self._sources())
+        for video, found in zip(videos, map_clips(look_up, videos, num_workers), strict=True):
+            if isinstance(found, SampleError):
+                yield found
+                continue
+            clip = self._complete(found, keep)
+            yield no_face(video) if required and not clip.face_found else clip
+
+    def clip_key(self, video: str | Path, encoder: str, *, question: str = "") -> FeatureKey:
+        """What ``encoder`` (a name and its weights' hash) makes of a clip is a function of this.
+
+        Raises:
+            VideoError: when the video cannot be read.
+        """
+        return FeatureKey(
+            video_sha256=self.content_hash(video),
+            num_frames=self.processor.num_frames,
+            # A clip of too few frames is refused when it is read, which a cache would leave out.
+            preprocessing=f"{self.processor.preprocessing}/min-{self.processor.min_frames}",
+            encoder=encoder,
+            frames_per_clip=self.model.config.frames_per_clip,
+            facial_grid=self.model.config.facial_grid,
+            dtype=str(self.model.dtype),
+            question=question,
+        )
+
+    def weights_hash(self, name: str, modules: Mapping[str, nn.Module]) -> str:
+        """SHA-256 of the weights of ``modules``, kept under ``name`` until one of them changes."""
+        return self._weights.setdefault(name, WeightsHash())(modules)
+
+    def content_hash(self, video: str | Path) -> str:
+        """:func:`policy.video.file_sha256`, computed once for a file that stays as it is.
+
+        Raises:
+            VideoError: when the video cannot be read.
+        """
+        path = Path(video)
+        try:
+            status = path.stat()
+        except OSError:
+            return file_sha256(path)  # says what is wrong
+        if stat.S_ISDIR(status.st_mode):  # its files may change without a trace in its own status
+            return file_sha256(path)
+        state = (status.st_ino, status.st_size, status.st_mtime_ns)
+        known = self._contents.get(path)
+        if known is None or known[0] != state:
+            known = self._contents[path] = (state, file_sha256(path))
         return known[1]
 
     @torch.no_grad()
     def encode(self, stream: Stream, pixels: Tensor) -> dict[str, Tensor]:
         """Outputs of one encoder for pixels [T, C, H, W]: the last map, or the whole pyramid."""
-        parameter = next(self._encoder(stream).parameters())
-        maps = tuple(
-            stage[0] for stage in self.model.encode_frames(stream, pixels.to(parameter)[None])
-        )
-        kept = maps[-1:] if stream == "general" else maps
-        return {f"stage_{index}": stage.cpu() for index, stage in enumerate(kept)}
+        weight = next(self.model.encoders[stream].parameters())
+        maps = self.model.encode_frames(stream, pixels.to(weight)[None])
+        return {f"stage_{index}": stage[0].cpu() for index, stage in enumerate(maps)}
 
+    def _sources(self) -> dict[Stream, str]:
+        """What each stream's tensors come from, as cache keys say it."""
+        sources: dict[Stream, str] = {}
+        for stream, encoder in self.model.encoders.items():
+            if is_trained(encoder):
+                sources[stream] = f"{stream}-{PIXELS}"
+                continue
+            options = getattr(self.model.config, f"{stream}_encoder_options")
+            name = getattr(self.model.config, f"{stream}_encoder")
+            weights = self.weights_hash(stream, {stream: encoder})
+            sources[stream] = f"{stream}-{name}-{json.dumps(options, sort_keys=True)}-{weights}"
+        return sources
 
-class _Clip:
-    """One video's way through the cache: it is only decoded when something is not there."""
+    def _look_up(self, sources: Mapping[Stream, str], video: str | Path) -> _Found:
+        """What the cache has; the clip's pixels if it lacks something. Runs in any thread."""
+        found = _Found({stream: self.clip_key(video, name) for stream, name in sources.items()})
+        for stream, key in found.keys.items():
+            entry = self.cache.get(key)
+            if entry is not None:
+                found.entries[stream] = entry
+        if len(found.entries) < len(found.keys):
+            found.prepared = self.processor.prepare_clip(video, face_required=False)
+        return found
 
-    def __init__(self, extractor: FeatureExtractor, video: str | Path) -> None:
-        self.extractor, self.video = extractor, video
-        self.sha256 = file_sha256(video)
-        self._prepared: ClipInputs | None = None
-        self.face_found = True  # until an entry of the cache or the video itself says otherwise
-
-    def pixels(self, stream: Stream, *, keep: bool = True) -> Tensor:
-        """One encoder's input. Kept for encoders in training; the others' outputs are kept."""
-        key = self._key(f"{stream}-pixels")
-        found = self.extractor.cache.get(key)
-        if found is None:
-            if self._prepared is None:
-                self._prepared = self.extractor.processor.prepare_clip(
-                    self.video, face_required=False
+    def _complete(self, found: _Found, keep: bool) -> ClipInputs:
+        """Encode what the cache lacked, and keep it if asked to."""
+        inputs: dict[str, Tensor | tuple[Tensor, ...]] = {}
+        for stream, key in found.keys.items():
+            trained = key.encoder == f"{stream}-{PIXELS}"
+            entry = found.entries.get(stream)
+            if entry is None:
+                pixels = getattr(found.prepared, f"{stream}_pixels")
+                entry = {PIXELS: pixels} if trained else self.encode(stream, pixels)
+                entry |= record_of(found.prepared)
+                if keep:
+                    self.cache.put(key, entry)
+            if trained:
+                inputs[f"{stream}_pixels"] = entry[PIXELS]
+            else:
+                stages = tuple(
+                    entry[f"stage_{index}"] for index in range(len(entry.keys() - set(RECORD)))
                 )
-            pixels = getattr(self._prepared, f"{stream}_pixels")
-            found = {"pixels": pixels, "face_found": torch.tensor(self._prepared.face_found)}
-            if keep:
-                self.extractor.cache.put(key, found)
-        self.face_found = bool(found["face_found"])
-        return found["pixels"]
-
-    def features(self, stream: Stream) -> dict[str, Tensor]:
-        """One frozen encoder's outputs, ``stage_0``, ``stage_1``, …"""
-        key = self._key(f"{stream}-{self.extractor.weights_hash(stream)}")
-        found = self.extractor.cache.get(key)
-        if found is None:
-            found = self.extractor.encode(stream, self.pixels(stream, keep=False))
-            found["face_found"] = torch.tensor(self.face_found)
-            self.extractor.cache.put(key, found)
-        self.face_found = bool(found["face_found"])
-        return {name: stage for name, stage in found.items() if name != "face_found"}
-
-    def _key(self, encoder: str) -> FeatureKey:
-        processor = self.extractor.processor
-        return FeatureKey(
-            video_sha256=self.sha256,
-            num_frames=processor.num_frames,
-            preprocessing=processor.preprocessing,
-            encoder=encoder,
-        )
+                inputs[f"{stream}_features"] = stages[0] if stream == "general" else stages
+            inputs |= {name: entry[name] for name in RECORD if name in entry}
+        return ClipInputs(**inputs)  # type: ignore[arg-type]
 
 
-def _is_trained(encoder: VisionEncoder) -> bool:
-    return any(parameter.requires_grad for parameter in encoder.parameters())
+@dataclass(slots=True)
+class _Found:
+    """One clip between the cache and the encoders."""
+
+    keys: dict[Stream, FeatureKey]
+    entries: dict[Stream, dict[str, Tensor]] = field(default_factory=dict)
+    prepared: ClipInputs | None = None  # when an entry is missing
 
 
-def _as_inputs(
-    stream: Stream, stages: Mapping[str, Tensor]
-) -> dict[str, Tensor | tuple[Tensor, ...]]:
-    ordered = tuple(stages[f"stage_{index}"] for index in range(len(stages)))
-    return {f"{stream}_features": ordered[0] if stream == "general" else ordered}
+def record_of(clip: object) -> dict[str, Tensor]:
+    """The :data:`RECORD` of a clip, as far as it has one."""
+    return {name: value for name in RECORD if (value := getattr(clip, name)) is not None}
+
+
+def is_trained(module: nn.Module) -> bool:
+    return any(tensor.requires_grad for tensor in tensors_of(module))

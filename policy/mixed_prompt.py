@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+NO_FACE = "no_face"
+"""Flag of a prompt whose facial rows come from whole frames: no face was found in the clip."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixedPrompt:
@@ -25,6 +28,7 @@ class MixedPrompt:
     token_ids: np.ndarray  # [L] int64
     visual_mask: np.ndarray  # [L] bool, True at Q positions
     visual_rows: np.ndarray  # [Q, H] float32
+    flags: tuple[str, ...] = ()  # what to know about the clip: NO_FACE
 
     def __post_init__(self) -> None:
         if self.token_ids.shape != self.visual_mask.shape or self.token_ids.ndim != 1:

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from common.errors import SampleError
 from policy.features import FeatureExtractor
-from policy.mixed_prompt import MixedPrompt
-from policy.modeling import VISION_INPUTS, FaVChatForConditionalGeneration, VisualPrefix
-from policy.processing import Example, FaVChatProcessor
+from policy.mixed_prompt import NO_FACE, MixedPrompt
+from policy.modeling import FaVChatForConditionalGeneration
+from policy.processing import FaVChatProcessor
+from policy.visual_rows import DEFAULT_BATCH_SIZE, Question, VisualRows, encode_rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRequest:
+    """A sample that wants a prompt.
+
+    Example:
+        >>> PromptRequest(sample_id="3f9c2b7a10de44c1", video="single_face.mp4",
+        ...               question="What emotion does this person show?")
+    """
+
+    sample_id: str
+    video: str | Path
+    question: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +44,51 @@ class Answer:
     face_found: bool
 
 
+def encode_prompts(
+    model: FaVChatForConditionalGeneration,
+    processor: FaVChatProcessor,
+    requests: Sequence[PromptRequest],
+    extractor: FeatureExtractor | None = None,
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    num_workers: int = 0,
+    face_required: bool | None = None,
+) -> list[MixedPrompt | SampleError]:
+    """Each request's prompt, or the error that it met, in order.
+
+    A prompt is the token ids of the chat and the visual rows that clip and question give. It does
+    not depend on the other requests but for rounding (1e-6 in float32).
+
+    Args:
+        extractor: where encoded clips and rows come from; by default the feature cache of this
+            machine. Pass one for many calls, so that weights are hashed once.
+        batch_size: prompts whose rows are computed at a time.
+        num_workers: videos that are decoded at a time.
+        face_required: refuse clips without a face; None: the processor's own setting. Where they
+            are not refused, their prompts carry the flag ``no_face``.
+    """
+    extractor = extractor or FeatureExtractor(model, processor)
+    texts = [_text(processor, request.question) for request in requests]
+    asked = [
+        Question(video=str(request.video), text=request.question)
+        for request, text in zip(requests, texts, strict=True)
+        if not isinstance(text, SampleError)
+    ]
+    seen = iter(
+        encode_rows(
+            extractor,
+            asked,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            face_required=face_required,
+        )
+    )
+    return [
+        text if isinstance(text, SampleError) else _prompt(request, *text, next(seen))
+        for request, text in zip(requests, texts, strict=True)
+    ]
+
+
 def encode_prompt(
     model: FaVChatForConditionalGeneration,
     processor: FaVChatProcessor,
@@ -35,25 +98,18 @@ def encode_prompt(
     question: str,
     extractor: FeatureExtractor | None = None,
 ) -> MixedPrompt:
-    """The prompt of one sample: token ids and the visual rows that its clip and question give.
-
-    Args:
-        extractor: where encoded clips come from; by default the feature cache of this machine. Pass
-            one for many prompts, so that encoder weights are hashed once.
+    """:func:`encode_prompts` for one request.
 
     Raises:
+        PromptError: for an empty question, or one too long for the language model.
         VideoError: for a video that cannot be decoded.
-        NoFaceError: for a clip without a face.
+        NoFaceError: for a clip without a face, if the processor requires one.
     """
-    clip = (extractor or FeatureExtractor(model, processor))(video)
-    prefix = _prefix(model, processor, Example(video=str(video), question=question, clip=clip))
-    token_ids, visual_mask = processor.prompt_tokens(question)
-    return MixedPrompt(
-        sample_id=sample_id,
-        token_ids=token_ids,
-        visual_mask=visual_mask,
-        visual_rows=prefix.rows[0].float().cpu().numpy(),
-    )
+    request = PromptRequest(sample_id=sample_id, video=video, question=question)
+    (prompt,) = encode_prompts(model, processor, [request], extractor)
+    if isinstance(prompt, SampleError):
+        raise prompt
+    return prompt
 
 
 def answer(
@@ -72,35 +128,45 @@ def answer(
         VideoError: for a video that cannot be decoded.
         NoFaceError: for a clip without a face, if ``face_required``.
     """
-    clip = (extractor or FeatureExtractor(model, processor))(video, face_required=face_required)
-    example = Example(video=str(video), question=question, clip=clip)
-    prefix = _prefix(model, processor, example)
+    extractor = extractor or FeatureExtractor(model, processor)
+    asked = Question(video=str(video), text=question)
+    (visual,) = encode_rows(extractor, [asked], face_required=face_required)
+    if isinstance(visual, SampleError):
+        raise visual
     token_ids = torch.as_tensor(processor.prompt_tokens(question)[0], device=model.device)[None]
     output = model.generate(
         token_ids,
         torch.ones_like(token_ids),
-        visual_rows=prefix.rows,
+        visual_rows=visual.rows[None].to(model.device),
         max_new_tokens=max_new_tokens,
     )
     text = processor.tokenizer.decode(output[0, token_ids.shape[1] :], skip_special_tokens=True)
-    general, facial = prefix.stream_weights[0].tolist()
-    return Answer(text=text.strip(), stream_weights=(general, facial), face_found=clip.face_found)
+    general, facial = visual.stream_weights.tolist()
+    return Answer(text=text.strip(), stream_weights=(general, facial), face_found=visual.face_found)
 
 
-@torch.no_grad()
-def _prefix(
-    model: FaVChatForConditionalGeneration, processor: FaVChatProcessor, example: Example
-) -> VisualPrefix:
-    """One example's prefix without dropout, leaving the model's mode as it was."""
-    batch = processor.collate_vision([example])
-    vision = {name: _to(batch[name], model.device) for name in VISION_INPUTS if name in batch}
-    training = model.training
-    model.eval()
+def _text(
+    processor: FaVChatProcessor, question: str
+) -> tuple[np.ndarray, np.ndarray] | SampleError:
+    """Token ids and visual mask of a prompt, or why there are none."""
     try:
-        return model.visual_prefix(**vision)
-    finally:
-        model.train(training)
+        return processor.prompt_tokens(question)
+    except SampleError as error:
+        return error
 
 
-def _to(value: torch.Tensor | tuple[torch.Tensor, ...], device: torch.device):  # type: ignore[no-untyped-def]
-    return tuple(v.to(device) for v in value) if isinstance(value, tuple) else value.to(device)
+def _prompt(
+    request: PromptRequest,
+    token_ids: np.ndarray,
+    visual_mask: np.ndarray,
+    visual: VisualRows | SampleError,
+) -> MixedPrompt | SampleError:
+    if isinstance(visual, SampleError):
+        return visual
+    return MixedPrompt(
+        sample_id=request.sample_id,
+        token_ids=token_ids,
+        visual_mask=visual_mask,
+        visual_rows=visual.rows.float().numpy(),
+        flags=() if visual.face_found else (NO_FACE,),
+    )
