@@ -316,7 +316,7 @@ def _step_row(visit: Visit) -> StepRow:
         generate_seconds=visit.group.seconds if generated and visit.group else None,
         rewards=visit.rewards if len(visit.rewards) == len(visit.scores) else (),
         statistics=visit.statistics,
-        flags=tuple(visit.sample.extra.get("flags", ())),
+        flags=(*visit.sample.extra.get("flags", ()), *(visit.prompt.flags if visit.prompt else ())),
         failure=visit.failure.splitlines()[0] if visit.failure else "",
         detail=visit.failure,
     )

@@ -43,15 +43,14 @@ from degrpo.learner.persistence import (
     read_json,
     write_json,
 )
-from degrpo.learner.prompt_cache import PromptCache
+from degrpo.learner.prompt_encoder import PromptEncoder
 from degrpo.learner.step_metrics import explained_variance, visit_metrics
 from degrpo.learner.visits import GroupVisit, StepTotals, refusal
 from degrpo.types import TrainGroup, UpdateResult
 from policy.checkpoints import load_policy, save_policy
-from policy.features import FeatureExtractor
+from policy.feature_cache import FeatureCache
 from policy.language import export_language_model
 from policy.mixed_prompt import MixedPrompt
-from policy.prompts import encode_prompt
 from rollouts.types import AdapterWeights
 
 MIB = 1 << 20
@@ -79,7 +78,6 @@ class Learner:
         self._model, self._processor = load_policy(self._policy_dir)
         self._model.eval().requires_grad_(False)
         self.language_model = self._model.language_model.to(getattr(torch, config.learner.dtype))
-        self._extractor = FeatureExtractor(self._model, self._processor)
         self._adapted = add_adapters(
             self.language_model,
             rank=config.learner.lora_rank,
@@ -106,31 +104,19 @@ class Learner:
         )
         self._baseline = BaselineStatistics()
         self._values: deque[tuple[float, float]] = deque(maxlen=REMEMBERED_VALUES)
-        self._prompts = PromptCache(config.learner.prompt_cache_mib * MIB)
+        self._prompts = PromptEncoder(
+            self._model,
+            self._processor,
+            FeatureCache(max_bytes=int(config.policy.feature_cache_gib * 1024 * MIB)),
+            memory_bytes=config.learner.prompt_cache_mib * MIB,
+        )
         self._seconds: dict[str, float] = {}
         self.policy_version = 0
         self.num_skipped_steps = 0
 
     def encode(self, samples: Sequence[Sample]) -> list[MixedPrompt | str]:
         """Each sample's prompt with its visual rows, or the reason why it has none."""
-        return [self._encode(sample) for sample in samples]
-
-    def _encode(self, sample: Sample) -> MixedPrompt | str:
-        if (known := self._prompts.get(sample.sample_id)) is not None:
-            return known
-        try:
-            prompt = encode_prompt(
-                self._model,
-                self._processor,
-                sample_id=sample.sample_id,
-                video=sample.video,
-                question=sample.question,
-                extractor=self._extractor,
-            )
-        except SampleError as error:
-            return str(error)
-        self._prompts.put(prompt)
-        return prompt
+        return self._prompts(samples)
 
     def update(self, groups: Sequence[TrainGroup]) -> UpdateResult:
         """One optimiser step on a step's groups, and their statistics.
@@ -167,6 +153,7 @@ class Learner:
             "optim/skipped_steps": float(self.num_skipped_steps),
             "optim/explained_variance": explained_variance(self._values),
             "perf/learner/tokens_per_second": totals.num_tokens / self._seconds["update"],
+            **self._prompts.cache.metrics(),
             **{f"time/learner/{name}": seconds for name, seconds in self._seconds.items()},
         }
         stepped = [visit for visit in finished if visit.group.sample_id not in failed]

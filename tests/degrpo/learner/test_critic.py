@@ -1,7 +1,7 @@
 import torch
 
 from degrpo.learner.critic import ValueCritic, fit_critic
-from degrpo.learner.prompt_cache import PromptCache
+from degrpo.learner.prompt_encoder import PromptCache
 from degrpo.learner.step_metrics import explained_variance
 
 
