@@ -34,7 +34,9 @@ POLICY = "policy"
 
 def policy_fingerprint(config: PolicyConfig) -> str:
     """Names what stage 1 starts from: the policy that this config builds."""
-    return _digest({"policy": asdict(config)})
+    policy = asdict(config)
+    del policy["feature_cache_gib"]  # how much disk a run may use changes nothing of it
+    return _digest({"policy": policy})
 
 
 def stage_fingerprint(

@@ -80,6 +80,8 @@ def test_the_fingerprint_ignores_the_order_of_the_corpus_file(made_from):
 
 def test_the_policy_fingerprint_changes_with_the_policy():
     assert policy_fingerprint(PolicyConfig(seed=1)) != policy_fingerprint(PolicyConfig())
+    roomy = PolicyConfig(feature_cache_gib=400)
+    assert policy_fingerprint(roomy) == policy_fingerprint(PolicyConfig())
 
 
 def test_publish_replaces_the_older_stage_and_clears_up(tmp_path):
