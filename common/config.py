@@ -92,15 +92,30 @@ def _recipe_layers(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[D
     Args:
         above: the recipes that lead here by their bases.
     """
-    if path.resolve() in above:
-        raise ConfigError(
-            f"recipe {path}", "a recipe cannot be its own base", "remove `base` from one of them"
-        )
+    above = (*above, path.resolve())
     layer = _read_recipe(path)
     base = layer.pop(BASE, None)
     if base is not None:
-        yield from _recipe_layers(path.parent / str(base), (*above, path.resolve()))
+        yield from _recipe_layers(_base_of(path, base, above), above)
     yield layer, str(path)
+
+
+def _base_of(path: Path, base: object, above: tuple[Path, ...]) -> Path:
+    """The recipe that ``path`` starts from."""
+    rule = "the base of a recipe is another recipe's file, relative to its own folder"
+    if not isinstance(base, str) or not base:
+        raise ConfigError(f"base={base!r} ({path})", rule, "name one file, such as demo.yaml")
+    found = path.parent / Path(base).expanduser()
+    if found.resolve() in above:
+        chain = " -> ".join(recipe.name for recipe in (*above, found))
+        raise ConfigError(
+            f"recipes {chain}", "a recipe cannot be its own base", "remove `base` from one of them"
+        )
+    if not found.is_file():
+        raise ConfigError(
+            f"base={base} ({path})", f"{found}: No such file; {rule}", "correct the name"
+        )
+    return found
 
 
 def _read_recipe(path: Path) -> DictConfig:

@@ -45,7 +45,7 @@ def training_phases(config: TrainConfig) -> dict[str, Training]:
     for number in (1, 2, 3):
         stage = config.sft.stage(number)
         phases[f"stage {number}"] = Training(
-            parts=tuple(stage.trainable), lora_rank=stage.lora_rank
+            parts=tuple(stage.trainable), lora_rank=stage.lora_rank or 0
         )
     parts = trainable_parts(config.sft.freeze_table, Phase.RL)
     return {**phases, RL: Training(parts=parts, lora_rank=config.learner.lora_rank)}

@@ -43,7 +43,7 @@ FREEZE_TABLES: Mapping[str, Mapping[Phase, tuple[str, ...]]] = {
     # FaVChat v4 §2.3 and §3
     "v4": {
         Phase.STAGE_1: (*ENCODERS, "low_level", "high_level", "projector"),
-        Phase.STAGE_2: ("middle_level",),
+        Phase.STAGE_2: ("middle_level",),  # the text leaves low level and projector open
         Phase.STAGE_3: ("middle_level", "high_level", "language_model"),
         Phase.RL: ("language_model",),
     },
@@ -63,14 +63,8 @@ ADAPTER_PHASES: Mapping[str, tuple[Phase, ...]] = {
 }
 """Phases in which the language model learns through LoRA adapters by default."""
 
-OPTIONAL_PARTS: Mapping[str, Mapping[Phase, tuple[str, ...]]] = {
-    "v4": {
-        Phase.STAGE_2: ("low_level", "projector"),  # the paper's text leaves them open
-        Phase.STAGE_3: ("projector",),
-    },
-    "v1": {},
-}
-"""Parts that a recipe may add where the papers leave it open."""
+ADAPTER_RANK = 64
+"""Rank of those adapters where a recipe names none; the papers do not say theirs."""
 
 
 def trainable_parts(table: str, phase: Phase) -> tuple[str, ...]:
@@ -84,6 +78,11 @@ def trainable_parts(table: str, phase: Phase) -> tuple[str, ...]:
             f"freeze table {table!r}", f"it is one of {', '.join(FREEZE_TABLES)}", "correct it"
         )
     return FREEZE_TABLES[table][phase]
+
+
+def default_rank(table: str, phase: Phase) -> int:
+    """Rank of the language model's adapters in a phase; 0 where it learns in full or not at all."""
+    return ADAPTER_RANK if phase in ADAPTER_PHASES[table] else 0
 
 
 def check_parts(parts: Iterable[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from common.errors import ConfigError
-from policy.freezing import FREEZE_TABLES, Phase, check_parts, trainable_parts
+from policy.freezing import FREEZE_TABLES, Phase, check_parts, default_rank, trainable_parts
 
 
 @dataclass(kw_only=True)
@@ -31,8 +31,9 @@ class StageConfig:
     warmup_fraction: float = 0.1
     """Share of the steps in which the learning rate rises."""
 
-    lora_rank: int = 0
-    """Rank of the language model's adapters, merged when the stage ends; 0 trains it in full."""
+    lora_rank: int | None = None
+    """Rank of the language model's adapters, merged when the stage ends; 0 trains it in full, null
+    does what the freeze table's paper does."""
 
     def check(self) -> None:
         check_parts(self.trainable)
@@ -52,7 +53,7 @@ class StageConfig:
                 "a fraction of the steps lies in [0, 1)",
                 "set warmup_fraction=0.1",
             )
-        if self.lora_rank < 0:
+        if self.lora_rank is not None and self.lora_rank < 0:
             raise ConfigError(
                 f"lora_rank={self.lora_rank}",
                 "adapters have a positive rank; 0 trains the language model in full",
@@ -85,26 +86,32 @@ class SftConfig:
     max_skipped_fraction: float = 0.2
     """A stage stops when more of its samples than this have a clip that cannot be decoded."""
 
+    checkpoint_every: int = 100
+    """Optimiser steps from one checkpoint of a stage in training to the next; 0 keeps none."""
+
     tensorboard: bool = True
     """Write the curves of each stage to stage-N/tensorboard."""
 
     def stage(self, number: int) -> StageConfig:
-        """Stage 1, 2 or 3 with its parts filled in from the freeze table.
+        """Stage 1, 2 or 3 with what it leaves open filled in from the freeze table.
 
         Raises:
             ConfigError: for adapters on a language model that the stage does not train.
         """
         stage: StageConfig = getattr(self, f"stage_{number}")
-        parts = stage.trainable or list(
-            trainable_parts(self.freeze_table, Phase(f"stage_{number}"))
-        )
-        if stage.lora_rank and "language_model" not in parts:
+        phase = Phase(f"stage_{number}")
+        parts = stage.trainable or list(trainable_parts(self.freeze_table, phase))
+        rank = stage.lora_rank
+        if rank is None:
+            trained = "language_model" in parts
+            rank = default_rank(self.freeze_table, phase) if trained else 0
+        if rank and "language_model" not in parts:
             raise ConfigError(
-                f"sft.stage_{number}.lora_rank={stage.lora_rank}, trainable={list(parts)}",
+                f"sft.stage_{number}.lora_rank={rank}, trainable={parts}",
                 "adapters belong to a language model that is trained",
                 f"set sft.stage_{number}.lora_rank=0, or add language_model to its `trainable`",
             )
-        return replace(stage, trainable=list(parts))
+        return replace(stage, trainable=list(parts), lora_rank=rank)
 
     def check(self) -> None:
         if self.freeze_table not in FREEZE_TABLES:
@@ -120,4 +127,10 @@ class SftConfig:
                 f"sft.max_skipped_fraction={self.max_skipped_fraction}",
                 "a fraction lies in [0, 1]",
                 "set sft.max_skipped_fraction=0.2",
+            )
+        if self.checkpoint_every < 0:
+            raise ConfigError(
+                f"sft.checkpoint_every={self.checkpoint_every}",
+                "steps between checkpoints are counted from 1; 0 keeps no checkpoints",
+                "set sft.checkpoint_every=100",
             )

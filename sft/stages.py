@@ -43,12 +43,22 @@ def trainable(model: FaVChatForConditionalGeneration, stage: StageConfig) -> Ite
     train_only(model, (part for part in stage.trainable if part not in adapters_alone))
     adapted = _add_adapters(model, stage.lora_rank) if stage.lora_rank else None
     try:
+        _refuse_idle(model, stage)
         yield
     finally:
         if adapted is not None:
             model.language_model = adapted.merge_and_unload()
         for parameter, needed in before:
             parameter.requires_grad_(needed)
+
+
+def _refuse_idle(model: FaVChatForConditionalGeneration, stage: StageConfig) -> None:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(
+            f"a stage that trains {', '.join(stage.trainable)}",
+            "these parts have no parameters in this policy",
+            "add a part to the stage's `trainable`",
+        )
 
 
 def _add_adapters(model: FaVChatForConditionalGeneration, rank: int):

@@ -29,6 +29,7 @@ from degrpo.learner.lora import (
     load_adapters,
     merge_adapters,
     read_tensors,
+    refuse_other_parts,
     refuse_other_tensors,
     save_adapters,
 )
@@ -49,6 +50,7 @@ from degrpo.learner.visits import GroupVisit, StepTotals, refusal
 from degrpo.types import TrainGroup, UpdateResult
 from policy.checkpoints import load_policy, save_policy
 from policy.feature_cache import FeatureCache
+from policy.freezing import Phase, trainable_parts
 from policy.language import export_language_model
 from policy.mixed_prompt import MixedPrompt
 from rollouts.types import AdapterWeights
@@ -77,6 +79,7 @@ class Learner:
         self._policy_dir = Path(policy_dir)
         self._model, self._processor = load_policy(self._policy_dir)
         self._model.eval().requires_grad_(False)
+        refuse_other_parts(trainable_parts(config.sft.freeze_table, Phase.RL))
         self.language_model = self._model.language_model.to(getattr(torch, config.learner.dtype))
         self._adapted = add_adapters(
             self.language_model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -17,12 +18,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from common.errors import CheckpointError
+from common.errors import CheckpointError, ConfigError
 
 ADAPTER = "default"
 ADAPTER_FILE = (
     "adapter_model.safetensors"  # PEFT's own names, so that PEFT opens the folder as it is
 )
+
+
+def refuse_other_parts(parts: Iterable[str]) -> None:
+    """Raise :class:`ConfigError` for a freeze table whose RL row has more than adapters can do."""
+    if set(parts) != {"language_model"}:
+        raise ConfigError(
+            f"RL that trains {', '.join(parts)}",
+            "the learner trains adapters on the language model, and nothing else",
+            "leave `language_model` alone in the table's RL row (policy.freezing)",
+        )
 
 
 def add_adapters(language_model: PreTrainedModel, *, rank: int, alpha: int, seed: int) -> PeftModel:

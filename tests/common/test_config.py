@@ -47,13 +47,16 @@ def test_a_recipe_starts_from_its_base(tmp_path):
 def test_a_wrong_base_is_named(tmp_path):
     (tmp_path / "one.yaml").write_text("base: two.yaml\n")
     (tmp_path / "two.yaml").write_text("base: one.yaml\n")
-    with pytest.raises(ConfigError, match="cannot be its own base"):
+    with pytest.raises(ConfigError, match=r"one\.yaml -> two\.yaml -> one\.yaml.*its own base"):
         load_config(Outer, tmp_path / "one.yaml")
     (tmp_path / "two.yaml").write_text("steppes: 3\n")
     with pytest.raises(ConfigError, match=r"two\.yaml"):
         load_config(Outer, tmp_path / "one.yaml")
     (tmp_path / "two.yaml").unlink()
-    with pytest.raises(ConfigError, match=r"two\.yaml.*No such file"):
+    with pytest.raises(ConfigError, match=r"base=two\.yaml \(.*one\.yaml\).*No such file"):
+        load_config(Outer, tmp_path / "one.yaml")
+    (tmp_path / "one.yaml").write_text("base: [two.yaml]\n")
+    with pytest.raises(ConfigError, match="name one file"):
         load_config(Outer, tmp_path / "one.yaml")
 
 

@@ -22,6 +22,16 @@ def test_the_default_stages_train_what_the_paper_says_on_the_three_splits():
     ]
 
 
+def test_adapters_are_those_of_the_table_unless_the_recipe_says_otherwise():
+    config = load_config(SftConfig, overrides=["freeze_table=v1"])
+    assert [config.stage(number).lora_rank for number in (1, 2, 3)] == [0, 64, 64]
+    config = load_config(SftConfig, overrides=["freeze_table=v1", "stage_3.lora_rank=0"])
+    assert config.stage(3).lora_rank == 0
+    config = load_config(SftConfig, overrides=["freeze_table=v1", "stage_2.trainable=[projector]"])
+    assert config.stage(2).lora_rank == 0
+    assert [load_config(SftConfig).stage(number).lora_rank for number in (1, 2, 3)] == [0, 0, 0]
+
+
 def test_a_stage_may_say_itself_what_it_trains():
     config = load_config(SftConfig, overrides=["freeze_table=v1", "stage_3.trainable=[projector]"])
     assert "language_model" in config.stage(2).trainable

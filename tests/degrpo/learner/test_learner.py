@@ -158,6 +158,17 @@ def test_an_update_follows_the_gradient_of_the_loss(learner):
         assert statistics.sensitivity == pytest.approx(sensitivity, rel=1e-4)
 
 
+def test_an_update_moves_the_adapters_and_nothing_else(learner):
+    """The RL row of the freeze tables: the language model learns through adapters."""
+    groups = make_groups(learner)
+    before = {name: value.clone() for name, value in learner._model.state_dict().items()}
+    learner.update(groups)
+    after = learner._model.state_dict()
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved
+    assert all(n.startswith("language_model.") and "lora_" in n for n in moved)
+
+
 def test_the_gradient_is_clipped_and_its_norm_reported_before(config, policy_dir):
     moments, norms = [], []
     for limit in (1e6, 0.5):
