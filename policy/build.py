@@ -16,6 +16,7 @@ from policy.levels.middle_level import MINILM, load_minilm, qformer_config
 from policy.modeling import FaVChatForConditionalGeneration
 from policy.processing import FaVChatProcessor
 from policy.published import load_published
+from policy.published_layouts import LAYOUTS
 from policy.wheels import wheel_file
 
 if TYPE_CHECKING:
@@ -57,12 +58,13 @@ def build_policy(
 
     Raises:
         ConfigError: for an encoder, language model or Q-Former that does not exist, and for
-            published weights that the recipe needs and does not name.
+            published weights that the recipe needs and does not name, or that do not fit it.
         CheckpointError: for published weights that do not fit.
         MachineError: when a wheel of the embedded defaults is missing.
     """
     config.check()
     published = _published_files(config)
+    _check_published(config)
     register_policy()
     dtype = getattr(torch, config.dtype)
     text_config = language_model_config(config.language_model)
@@ -96,11 +98,13 @@ def build_policy_on_meta(config: PolicyConfig) -> FaVChatForConditionalGeneratio
     """The policy's shapes without values: takes seconds at 7B, no memory, no weights, no network.
 
     Raises:
-        ConfigError: as :func:`build_policy`; published weights need not be named.
+        ConfigError: as :func:`build_policy`; published weights need not be named, but unless they
+            are `random` the recipe must fit them.
     """
     from transformers import AutoModelForImageTextToText
 
     config.check()
+    _check_published(config)
     register_policy()
     text_config = language_model_config(config.language_model)
     settings = _model_config(config, text_config, len(_qformer_tokenizer(config)))
@@ -111,25 +115,60 @@ def build_policy_on_meta(config: PolicyConfig) -> FaVChatForConditionalGeneratio
     return model.eval()
 
 
-def _published_files(config: PolicyConfig) -> dict[str, str]:
-    """Files of published weights that the recipe's parts start from, by kind."""
-    needed_by = {PUBLISHED_QFORMER: "qformer=bert_base"} if config.qformer == "bert_base" else {}
+def _published_kinds(config: PolicyConfig) -> dict[str, str]:
+    """Kinds of published weights that the recipe's parts start from, and the field that says so."""
+    needed_by = {PUBLISHED_QFORMER: "qformer"} if config.qformer == "bert_base" else {}
     streams = ["general", "facial"] if config.facial_source == "facial" else ["general"]
     for name in (f"{stream}_encoder" for stream in streams):
         if kind := find_encoder(getattr(config, name)).published_kind:
-            needed_by[kind] = f"{name}={getattr(config, name)}"
+            needed_by[kind] = name
+    return {
+        kind: name
+        for kind, name in needed_by.items()
+        if getattr(config.published, kind, None) != RANDOM
+    }
+
+
+def _published_files(config: PolicyConfig) -> dict[str, str]:
+    """Files of published weights that the recipe's parts start from, by kind."""
     files = {}
-    for kind, setting in needed_by.items():
+    for kind, name in _published_kinds(config).items():
         path = getattr(config.published, kind, None)
         if path is None:
             raise ConfigError(
-                f"policy.{setting} without policy.published.{kind}",
+                f"policy.{name}={getattr(config, name)} without policy.published.{kind}",
                 "it starts from published weights",
                 f"set policy.published.{kind} to their file, or to `{RANDOM}` to try the shapes",
             )
-        if path != RANDOM:
-            files[kind] = path
+        files[kind] = path
     return files
+
+
+def _check_published(config: PolicyConfig) -> None:
+    """Refuse a recipe whose parts published weights do not fit, before anything is built."""
+    for kind, needed_by in _published_kinds(config).items():
+        layout = LAYOUTS.get(kind)
+        if layout is None:  # of an encoder from outside, which load_published refuses
+            continue
+        for name, published in layout.recipe.items():
+            value = getattr(config, name)
+            if value == published or (
+                name == layout.encoder and find_encoder(value).published_kind == kind
+            ):
+                continue
+            raise ConfigError(
+                f"policy.{name}={value}, policy.{needed_by}={getattr(config, needed_by)}",
+                f"published weights ({kind}) fit {layout.setting}",
+                f"set policy.{name}={published}, or policy.published.{kind}={RANDOM} to start"
+                " without them",
+            )
+        most = sum(layout.queries.values())
+        if 0 < most < config.num_queries:
+            raise ConfigError(
+                f"policy.num_queries={config.num_queries}",
+                f"published weights ({kind}) have {most} queries",
+                f"set policy.num_queries={most} or less, or policy.published.{kind}={RANDOM}",
+            )
 
 
 def _qformer_tokenizer(config: PolicyConfig) -> PreTrainedTokenizerBase:

@@ -229,14 +229,18 @@ def plain_text(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """User text without the strings that would act as control tokens; each becomes a space.
 
     These are the special tokens, other added tokens in brackets such as ``<think>``, and
-    Mistral's ``[INST]``, which most of its tokenizers write in ordinary letters.
+    Mistral's ``[INST]``, which most of its tokenizers write in ordinary letters. NUL, which no
+    writing uses, becomes a space too: what holds one is never a user's text.
     """
-    control = control_strings(tokenizer)
-    return re.sub("|".join(map(re.escape, control)), " ", text).strip() if control else text.strip()
+    control = re.compile("|".join(map(re.escape, (*control_strings(tokenizer), "\x00"))))
+    # Again until nothing is found: a space put in may complete a token that holds one.
+    while (plain := control.sub(" ", text)) != text:
+        text = plain
+    return text.strip()
 
 
 def control_strings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """What :func:`plain_text` takes out, the longest first."""
+    """What :func:`plain_text` takes out beside NUL, the longest first."""
     added = tokenizer.added_tokens_decoder.values()
     found = {
         token.content

@@ -74,7 +74,6 @@ def load_policy(
             f"policy {folder}", f"cannot be read: {error}", "copy or save it again"
         ) from error
     _refuse_differences(folder, info)
-    model.freeze_pretrained()
     return model.eval(), processor
 
 

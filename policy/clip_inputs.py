@@ -13,11 +13,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from common.errors import ConfigError, NoFaceError, VideoError
-from policy.config import CHOICES
+from policy.config import CHOICES, MAX_FRAMES, check_frames
 from policy.encoders import find_encoder
 from policy.encoders.base import EncoderOptions, VisionEncoder
-from policy.faces import FaceBox, FaceDetector, crop_face, fill_gaps, track_largest_face
-from policy.video import Clip, read_clip
+from policy.faces import (
+    TRACKING,
+    FaceBox,
+    FaceDetector,
+    crop_face,
+    fill_gaps,
+    follow_largest_face,
+)
+from policy.video import Frames, read_frames
 
 STREAM_INPUTS = ("general_pixels", "facial_pixels", "general_features", "facial_features")
 """Fields of :class:`ClipInputs` that go to the model; the others tell about the clip."""
@@ -57,6 +64,16 @@ class ClipInputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What is kept of a frame: which face is followed is known after the last one only."""
+
+    general: Float[Tensor, "1 C H W"]
+    facial: Float[Tensor, "1 C H W"] | None = None  # where it depends on no other frame
+    boxes: list[FaceBox] = field(default_factory=list)
+    views: list[np.ndarray] = field(default_factory=list)  # of each face; without any, the whole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClipPreprocessor:
     """``preprocessor(video)`` reads a clip, follows its face and prepares both encoders' pixels.
 
@@ -77,7 +94,8 @@ class ClipPreprocessor:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for key in ("facial_source", "face_crop", "sampling"):
+        check_frames(self)
+        for key in ("facial_source", "face_crop"):
             if (value := getattr(self, key)) not in CHOICES[key]:
                 raise ConfigError(
                     f"{key}={value}",
@@ -89,73 +107,104 @@ class ClipPreprocessor:
     def __call__(self, video: str | Path | np.ndarray) -> ClipInputs:
         """The inputs of a video file, a folder of frame images, or frames [T, H, W, 3] uint8 RGB.
 
-        Frames in memory are all taken, whatever ``sampling`` and ``num_frames`` say.
+        Frames in memory are all taken, whatever ``sampling`` and ``num_frames`` say. Of a file's
+        frames only what the encoders see stays in memory, and whole ones where no face was found.
 
         Raises:
-            VideoError: for a video that cannot be decoded, or of fewer frames than ``min_frames``.
+            VideoError: for a video that cannot be decoded, or of fewer frames than ``min_frames``;
+                for more than ``MAX_FRAMES`` frames in memory.
             NoFaceError: for a clip without a face, if ``face_required`` and one was looked for.
         """
         if isinstance(video, np.ndarray):
-            times, frames, shown = None, _checked_frames(video), f"in memory {video.shape}"
-            found = len(frames)
+            times, seen = None, [self._look(frame) for frame in _checked_frames(video)]
+            found, shown = len(seen), f"in memory {video.shape}"
         else:
             clip = self._read(video)
-            times, frames, shown = clip.times, clip.frames, str(video)
-            found = self._num_different(clip)
+            times, seen, shown = clip.times, clip.kept, str(video)
+            found = self._num_different(video, clip)
         if found < self.min_frames:
-            raise VideoError(
-                f"video {shown} with {found} frame{'s' * (found != 1)} to look at",
-                f"a clip has at least min_frames={self.min_frames}",
-                "give a longer video, or lower policy.min_frames",
-            )
-        inputs = self._prepare(list(frames), times)
+            raise self._too_short(shown, found, is_timed=times is not None)
+        inputs = self._put_together(seen, times)
         if self.face_required and not inputs.face_found:
             raise no_face(shown)
         return inputs
 
-    def _read(self, video: str | Path) -> Clip:
-        return read_clip(
+    def _read(self, video: str | Path) -> Frames:
+        return read_frames(
             video,
+            self._look,
             num_frames=self.num_frames,
             sampling=self.sampling,
             fps=self.fps,
             seed=self.seed,
         )
 
-    def _num_different(self, clip: Clip) -> int:
+    def _num_different(self, video: str | Path, clip: Frames) -> int:
         """Frames of the clip, without the repetitions that stand in for missing ones."""
         found = len(np.unique(clip.times))
         if found < self.min_frames and self.sampling == "random":
             # Draws may leave out frames of a short video; middles of as many stretches do not.
-            found = len(np.unique(read_clip(clip.path, num_frames=self.num_frames).times))
+            middles = read_frames(video, lambda frame: None, num_frames=self.num_frames)
+            found = len(np.unique(middles.times))
         return found
 
-    def _prepare(self, frames: list[np.ndarray], times: np.ndarray | None) -> ClipInputs:
-        boxes = track_largest_face(frames, FaceDetector()) if self.looks_for_faces else None
+    def _too_short(self, shown: str, found: int, *, is_timed: bool) -> VideoError:
+        by_clock = is_timed and self.sampling == "fps"
+        fix = f"raise policy.fps={self.fps}, " if by_clock else ""
+        return VideoError(
+            f"video {shown} with {found} frame{'s' * (found != 1)} to look at",
+            f"a clip has at least min_frames={self.min_frames}",
+            f"{fix}give a longer video, or lower policy.min_frames",
+        )
+
+    def _look(self, frame: np.ndarray) -> _Seen:
+        """What the encoders need of a frame [H, W, 3] uint8."""
         general, options = self._encoder("general")
+        pixels = general.prepare([frame], options)
+        if self.facial_source == "general":
+            return _Seen(general=pixels)
+        if not self.looks_for_faces:
+            return _Seen(general=pixels, facial=self._facial_pixels(frame))
+        boxes = FaceDetector().detect(frame)
+        views = [self._crop(frame, box) for box in boxes]
+        if len(boxes) == 1:  # whichever face is followed, in this frame it is this one
+            return _Seen(general=pixels, boxes=boxes, facial=self._facial_pixels(views[0]))
+        return _Seen(general=pixels, boxes=boxes, views=views or [frame])
+
+    def _put_together(self, seen: Sequence[_Seen], times: np.ndarray | None) -> ClipInputs:
+        boxes = follow_largest_face([frame.boxes for frame in seen])
+        filled = fill_gaps(boxes) or boxes
+        facial = None
+        if self.facial_source == "facial":
+            facial = torch.cat([self._settle(*pair) for pair in zip(seen, filled, strict=True)])
+        found = torch.tensor([box is not None for box in boxes])
         return ClipInputs(
-            general_pixels=general.prepare(frames, options),
-            facial_pixels=self._facial_pixels(frames, boxes),
-            faces=None if boxes is None else torch.tensor([box is not None for box in boxes]),
+            general_pixels=torch.cat([frame.general for frame in seen]),
+            facial_pixels=facial,
+            faces=found if self.looks_for_faces else None,
             times=None if times is None else torch.from_numpy(times.astype(np.float64)),
         )
 
-    def _facial_pixels(
-        self, frames: Sequence[np.ndarray], boxes: Sequence[FaceBox | None] | None
-    ) -> Float[Tensor, "T C H W"] | None:
-        if self.facial_source == "general":
-            return None
+    def _settle(self, frame: _Seen, box: FaceBox | None) -> Tensor:
+        """The facial encoder's [1, C, H, W] of a frame in which ``box`` is followed."""
+        if frame.facial is not None:
+            return frame.facial
+        if box in frame.boxes:
+            return self._facial_pixels(frame.views[frame.boxes.index(box)])
+        (whole,) = frame.views
+        return self._facial_pixels(whole if box is None else self._crop(whole, box))
+
+    def _facial_pixels(self, image: np.ndarray) -> Float[Tensor, "1 C H W"]:
         facial, options = self._encoder("facial")
-        if (filled := fill_gaps(boxes or [])) is not None:
-            frames = [
-                crop_face(frame, box, enlarge=facial.face_enlargement)
-                for frame, box in zip(frames, filled, strict=True)
-            ]
-        return facial.prepare(frames, options)
+        return facial.prepare([image], options)
+
+    def _crop(self, frame: np.ndarray, box: FaceBox) -> np.ndarray:
+        return crop_face(frame, box, enlarge=self._encoder("facial")[0].face_enlargement)
 
     def _encoder(self, stream: str) -> tuple[type[VisionEncoder], EncoderOptions]:
         encoder = find_encoder(getattr(self, f"{stream}_encoder"))
-        return encoder, encoder.Options.of(getattr(self, f"{stream}_encoder_options"))
+        options = getattr(self, f"{stream}_encoder_options")
+        return encoder, encoder.Options.of(options, getattr(self, f"{stream}_encoder"))
 
     @property
     def looks_for_faces(self) -> bool:
@@ -176,7 +225,7 @@ class ClipPreprocessor:
         ]
         if self.facial_source == "facial":
             facial, options = self._encoder("facial")
-            crop = f"{FaceDetector.name}-{facial.face_enlargement}"
+            crop = f"{FaceDetector.name}-{TRACKING}-{facial.face_enlargement}"
             steps += [
                 facial.preprocessing(options),
                 crop if self.looks_for_faces else "whole",
@@ -186,7 +235,13 @@ class ClipPreprocessor:
 
 def _checked_frames(frames: np.ndarray) -> np.ndarray:
     if frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[-1] == 3 and frames.size:
-        return frames
+        if len(frames) <= MAX_FRAMES:
+            return frames
+        raise VideoError(
+            f"video in memory {frames.shape}",
+            f"a clip has at most {MAX_FRAMES} frames",
+            "take fewer of them, or give the path of a video file",
+        )
     raise VideoError(
         f"video in memory {frames.shape} of {frames.dtype}",
         "frames in memory are [frames, height, width, 3] of uint8, red first",

@@ -41,6 +41,30 @@ class Example:
         return self.turns[0][0] if self.turns else self.question
 
 
+def trains_on(examples: Sequence[Example]) -> bool:
+    """Whether a batch is there to train on: its examples have answers.
+
+    Raises:
+        ConfigError: for an empty batch, and when some examples have answers and others have none.
+    """
+    with_answers = {example.answer is not None for example in examples}
+    if not with_answers:
+        raise _empty_batch()
+    if len(with_answers) > 1:
+        raise ConfigError(
+            "a batch in which some examples have an answer and others have none",
+            "either every example of a batch has an answer or none has",
+            "collate those to train on and those to answer apart",
+        )
+    return with_answers == {True}
+
+
+def _empty_batch() -> ConfigError:
+    return ConfigError(
+        "a batch without examples", "a batch has at least one", "leave empty batches out"
+    )
+
+
 def text_batch(
     token_ids: Sequence[Sequence[int]],
     labels: Sequence[Sequence[int]] | None,
@@ -67,8 +91,10 @@ def vision_batch(
         queries: the clips' questions in the Q-Formers' tokens.
 
     Raises:
-        ConfigError: when some clips come as pixels and others as features.
+        ConfigError: for no clips, and when some come as pixels and others as features.
     """
+    if not clips:
+        raise _empty_batch()
     batch: dict[str, Any] = {
         "query_ids": pad(queries, pad_token_id, left=False),
         "query_mask": pad([[1] * len(query) for query in queries], 0, left=False),

@@ -19,6 +19,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """Allowed values of the fields that choose by name; the first is the default."""
 
+LEAST = {"shared_width": 1, "num_queries": 1, "frames_per_clip": 0, "facial_grid": 0}
+"""Least values of the numbers that shape the model."""
+
 MAX_FRAMES = 128
 
 
@@ -126,26 +129,11 @@ class PolicyConfig:
     """Initial values of the parts that have no published weights, and frames drawn at random."""
 
     def check(self) -> None:
-        for key, allowed in CHOICES.items():
-            if (value := getattr(self, key)) not in allowed:
-                raise ConfigError(
-                    f"policy.{key}={value}",
-                    f"it is one of {', '.join(allowed)}",
-                    f"set policy.{key}={allowed[0]}",
-                )
-        for key in ("num_frames", "min_frames", "shared_width", "num_queries", "qformer_layers"):
-            if getattr(self, key) < 1:
-                raise ConfigError(
-                    f"policy.{key}={getattr(self, key)}", "it is at least 1", f"raise policy.{key}"
-                )
-        self._check_frames()
-        if self.low_level == "visual_query" and self.facial_source == "general":
-            raise ConfigError(
-                "policy.low_level=visual_query, policy.facial_source=general",
-                "facial tokens query the general ones, and without a facial encoder there are none",
-                "set policy.low_level=text_query or policy.facial_source=facial",
-            )
-
+        for key in CHOICES:
+            _check_choice(self, key, prefix="policy.")
+        check_architecture(self, prefix="policy.")
+        check_frames(self, prefix="policy.")
+        self._check_rest()
         if self.face_required and (self.face_crop == "none" or self.facial_source == "general"):
             raise ConfigError(
                 f"policy.face_required=true, policy.face_crop={self.face_crop}, "
@@ -154,13 +142,9 @@ class PolicyConfig:
                 "set policy.face_required=false",
             )
 
-    def _check_frames(self) -> None:
+    def _check_rest(self) -> None:
         ranges = {
-            "num_frames": (self.num_frames <= MAX_FRAMES, f"it is at most {MAX_FRAMES}", 16),
-            "min_frames": (self.min_frames <= self.num_frames, "it is at most num_frames", 1),
-            "frames_per_clip": (self.frames_per_clip >= 0, "it is not negative", 0),
-            "facial_grid": (self.facial_grid >= 0, "it is not negative", 0),
-            "fps": (self.fps > 0, "it is positive", 1.0),
+            "qformer_layers": (self.qformer_layers >= 1, "it is at least 1", 4),
             "feature_cache_gib": (self.feature_cache_gib >= 0, "it is not negative", 4.0),
         }
         for key, (holds, rule, vetted) in ranges.items():
@@ -168,3 +152,70 @@ class PolicyConfig:
                 raise ConfigError(
                     f"policy.{key}={getattr(self, key)}", rule, f"set policy.{key}={vetted}"
                 )
+
+
+def check_architecture(config: Any, *, prefix: str = "") -> None:
+    """Refuse parts that cannot be built, whether a recipe or a saved configuration says them.
+
+    Args:
+        config: a :class:`PolicyConfig`, or a FaVChatConfig, which has these fields too.
+        prefix: before the names of fields in errors.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    for key in ("low_level", "middle_level", "gate", "fusion", "facial_source"):
+        _check_choice(config, key, prefix=prefix)
+    for key, least in LEAST.items():
+        if (value := getattr(config, key)) < least:
+            raise ConfigError(
+                f"{prefix}{key}={value}",
+                f"it is at least {least}" if least else "it is not negative",
+                f"set {prefix}{key}={least} or more",
+            )
+    if config.low_level == "visual_query" and config.facial_source == "general":
+        raise ConfigError(
+            f"{prefix}low_level=visual_query, {prefix}facial_source=general",
+            "facial tokens query the general ones, and without a facial encoder there are none",
+            f"set {prefix}low_level=text_query or {prefix}facial_source=facial",
+        )
+
+
+def check_frames(config: Any, *, prefix: str = "") -> None:
+    """Refuse numbers that no clip can have, whether a recipe or a caller says them.
+
+    Args:
+        config: a :class:`PolicyConfig`, or what else has num_frames, min_frames, sampling and fps.
+        prefix: before the names of fields in errors.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    _check_choice(config, "sampling", prefix=prefix)
+    for key in ("num_frames", "min_frames"):
+        if not isinstance(value := getattr(config, key), int) or value < 1:
+            raise ConfigError(
+                f"{prefix}{key}={value!r}",
+                "it is an integer and at least 1",
+                f"set {prefix}{key}=1 or more",
+            )
+    ranges = {
+        "num_frames": (config.num_frames <= MAX_FRAMES, f"it is at most {MAX_FRAMES}", 16),
+        "min_frames": (config.min_frames <= config.num_frames, "it is at most num_frames", 1),
+        "fps": (0 < config.fps < float("inf"), "it is positive and finite", 1.0),
+    }
+    for key, (holds, rule, vetted) in ranges.items():
+        if not holds:
+            raise ConfigError(
+                f"{prefix}{key}={getattr(config, key)}", rule, f"set {prefix}{key}={vetted}"
+            )
+
+
+def _check_choice(config: Any, key: str, *, prefix: str) -> None:
+    allowed = CHOICES[key]
+    if (value := getattr(config, key)) not in allowed:
+        raise ConfigError(
+            f"{prefix}{key}={value}",
+            f"it is one of {', '.join(allowed)}",
+            f"set {prefix}{key}={allowed[0]}",
+        )

@@ -8,14 +8,15 @@ from transformers import AutoConfig, InstructBlipQFormerConfig, PreTrainedConfig
 from transformers.models.auto import CONFIG_MAPPING
 
 from common.errors import ConfigError
-from policy.config import CHOICES
+from policy.config import check_architecture
 
 
 class FaVChatConfig(PreTrainedConfig):
     """Architecture of a FaVChat policy.
 
     Raises:
-        ConfigError: for an option that does not exist, or an unknown kind of language model.
+        ConfigError: for options that do not exist or do not go together, numbers out of range, and
+            an unknown kind of language model.
 
     Example:
         >>> model, processor = build_policy(PolicyConfig())
@@ -62,11 +63,7 @@ class FaVChatConfig(PreTrainedConfig):
             self.qformer_config = InstructBlipQFormerConfig(**self.qformer_config)
         self.general_encoder_options = dict(self.general_encoder_options or {})
         self.facial_encoder_options = dict(self.facial_encoder_options or {})
-        for name in ("low_level", "middle_level", "gate", "fusion", "facial_source"):
-            if (value := getattr(self, name)) not in CHOICES[name]:
-                raise ConfigError(
-                    f"{name}={value}", f"it is one of {', '.join(CHOICES[name])}", "correct it"
-                )
+        check_architecture(self)
         super().__post_init__(**kwargs)
 
     @property

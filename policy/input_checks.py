@@ -1,26 +1,35 @@
 """What the policy refuses to compute with, before a matrix multiplication refuses it less clearly.
 
-All checks look at shapes, but for one look at values on each side of the model: the frames of each
-clip, and the placeholders of each prompt.
+All checks look at shapes, but for three looks at values, for each of which an accelerator is waited
+for: the words of each question, the frames of each clip, and the placeholders of each prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from common.errors import PolicyInputError
+from common.errors import ConfigError, PolicyInputError
 
 
 def check_question(
-    query_ids: Int[Tensor, "B Lt"], query_mask: Int[Tensor, "B Lt"], max_tokens: int
+    query_ids: Int[Tensor, "B Lt"],
+    query_mask: Int[Tensor, "B Lt"],
+    *,
+    max_tokens: int,
+    vocabulary: int,
 ) -> None:
-    """Refuse a question whose mask does not fit, or that the Q-Formers have no positions for.
+    """Refuse a question that the Q-Formers have no words or no positions for.
+
+    Their positions count from the first token on, so that padding comes last.
 
     Raises:
-        PolicyInputError: naming the shapes.
+        PolicyInputError: naming the shapes, the tokens or the questions.
     """
     if query_ids.dim() != 2 or query_ids.shape != query_mask.shape:
         raise PolicyInputError(
@@ -34,21 +43,46 @@ def check_question(
             f"the Q-Formers have {max_tokens} positions",
             "shorten the question; FaVChatProcessor keeps its end",
         )
+    if not query_ids.numel():
+        raise PolicyInputError(
+            f"query_ids {_shape(query_ids)}",
+            "a batch has one question or more, and a question one token or more",
+            "leave an empty batch out, and pad no batch to nothing",
+        )
+    lengths, holes = _padding(query_mask)
+    numbers = torch.stack([lengths, holes, query_ids.amin(dim=1), query_ids.amax(dim=1)]).tolist()
+    _, uneven, least, most = numbers
+    if wrong := _named(uneven):
+        raise PolicyInputError(
+            f"query_mask with padding before or between the tokens of questions {wrong}",
+            "padding comes last: the Q-Formers count positions from the first token",
+            "pad questions on the right",
+        )
+    if min(least) < 0 or max(most) >= vocabulary:
+        raise PolicyInputError(
+            f"query_ids from {min(least)} to {max(most)}",
+            f"the Q-Formers know words 0 to {vocabulary - 1}",
+            "take them from FaVChatProcessor.query_tokens: the language model counts otherwise",
+        )
 
 
 def check_pixels(
-    stream: str, pixels: Float[Tensor, "B T C H W"], channels: int, clips: int
+    stream: str, pixels: Float[Tensor, "B T C H W"], channels: int, clips: int | None = None
 ) -> None:
     """Refuse pixels that are no clips, of another number, or of other channels.
+
+    Args:
+        clips: number of questions about them; None where nothing is asked.
 
     Raises:
         PolicyInputError: naming the shapes.
     """
-    right = pixels.dim() == 5 and pixels.shape[0] == clips and pixels.shape[2] == channels
-    if not right or 0 in pixels.shape:
+    right = pixels.dim() == 5 and pixels.shape[0] == (clips or pixels.shape[0])
+    if not right or pixels.shape[2] != channels or 0 in pixels.shape:
+        asked = f"for {clips} questions " if clips else ""
         raise PolicyInputError(
             f"{stream}_pixels {_shape(pixels)}",
-            f"for {clips} questions they are [{clips}, frames, {channels}, height, width]",
+            f"{asked}they are [{clips or 'clips'}, frames, {channels}, height, width]",
             "take them from FaVChatProcessor.collate_vision, with one clip per question",
         )
 
@@ -85,14 +119,12 @@ def check_frames(
 ) -> list[int] | None:
     """Real frames of each clip; None when no frame is padding.
 
-    This is the vision side's one look at values: on an accelerator it waits for ``frame_mask``.
-
     Args:
         frames: number of frames by the name of the tensor that has them.
 
     Raises:
         PolicyInputError: when streams differ in frames, the mask does not fit, or a clip is
-            nothing but padding.
+            nothing but padding or has padding before its last frame.
     """
     if len(set(frames.values())) > 1:
         raise PolicyInputError(
@@ -109,12 +141,18 @@ def check_frames(
             f"for {clips} clips of {length} frames it is [{clips}, {length}]",
             "take it from FaVChatProcessor.collate_vision, or leave it out",
         )
-    lengths = frame_mask.sum(dim=1).tolist()
-    if empty := [index for index, real in enumerate(lengths) if not real]:
+    lengths, holes = torch.stack(_padding(frame_mask)).tolist()
+    if empty := _named(not real for real in lengths):
         raise PolicyInputError(
-            f"clips {', '.join(map(str, empty))} of the batch without a frame that is no padding",
+            f"clips {empty} of the batch without a frame that is no padding",
             "a clip has one frame or more",
             "leave these clips out of the batch",
+        )
+    if uneven := _named(holes):
+        raise PolicyInputError(
+            f"frame_mask with padding before or between the frames of clips {uneven} of the batch",
+            "padded frames come last",
+            "move them to the end",
         )
     return None if min(lengths) == length else lengths
 
@@ -156,6 +194,54 @@ def check_rows(
         )
 
 
+def check_windows(frames: int, window: int) -> None:
+    """Refuse windows of a policy that was built without a sense of their order.
+
+    Args:
+        window: the configuration's ``frames_per_clip``; 0 for all frames at once.
+
+    Raises:
+        ConfigError: when there would be more than one window.
+    """
+    if 0 < window < frames:
+        raise ConfigError(
+            f"frames_per_clip={window} for a clip of {frames} frames, on a policy built with 0",
+            "its general tokens do not tell one window from another",
+            "set frames_per_clip in the recipe, and build and train the policy with it",
+        )
+
+
+def refuse_both(first: Iterable[str], second: Iterable[str]) -> None:
+    """Refuse inputs that say the same thing twice: one of the two would be ignored.
+
+    Args:
+        first, second: names of inputs that were given.
+
+    Raises:
+        PolicyInputError: when there are names on both sides.
+    """
+    first, second = list(first), list(second)
+    if first and second:
+        raise PolicyInputError(
+            f"{', '.join(first)} beside {', '.join(second)}",
+            "a clip and a prompt each come in one form",
+            f"leave out {' and '.join(first)}, or {' and '.join(second)}",
+        )
+
+
+def refuse_misspelt(kwargs: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse a name that is nearly one of ``known``: the language model would swallow it.
+
+    Raises:
+        PolicyInputError: naming both.
+    """
+    for name in kwargs:
+        if close := get_close_matches(name, known, n=1, cutoff=0.8):
+            raise PolicyInputError(
+                f"the input {name}", f"the policy knows {close[0]}", f"call it {close[0]}"
+            )
+
+
 def needed(name: str, value: Tensor | None) -> Tensor:
     """``value``, or :class:`PolicyInputError` when it is missing."""
     if value is None:
@@ -169,3 +255,14 @@ def needed(name: str, value: Tensor | None) -> Tensor:
 
 def _shape(tensor: Tensor) -> str:
     return str(list(tensor.shape))
+
+
+def _padding(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens or frames of each row, [B], and 1 where padding comes before the last of them."""
+    real = mask.bool()
+    return real.sum(dim=1), (real[:, 1:] > real[:, :-1]).any(dim=1).long()
+
+
+def _named(rows: Iterable[Any]) -> str:
+    """Numbers of the rows that are true."""
+    return ", ".join(str(index) for index, row in enumerate(rows) if row)

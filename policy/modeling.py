@@ -17,15 +17,21 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from common.errors import ConfigError
 from policy.configuration import FaVChatConfig
+from policy.encoders.base import VisionEncoder
 from policy.freezing import check_parts
-from policy.input_checks import check_rows, needed
-from policy.vision import VISION_INPUTS, Stream, VisionSide, VisualPrefix
+from policy.input_checks import check_rows, needed, refuse_both, refuse_misspelt
+from policy.vision import CLIP_INPUTS, VISION_INPUTS, Stream, VisionSide, VisualPrefix
 
 __all__ = [
     "VISION_INPUTS",
@@ -57,7 +63,6 @@ class FaVChatForConditionalGeneration(VisionSide, PreTrainedModel, GenerationMix
     input_modalities = ("video", "text")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _supports_flash_attn = True
     _supports_attention_backend = True
 
     def __init__(
@@ -90,6 +95,33 @@ class FaVChatForConditionalGeneration(VisionSide, PreTrainedModel, GenerationMix
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As ``transformers`` has it, with what the constructor freezes frozen again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.freeze_pretrained()
+        return loaded
+
+    def set_attn_implementation(
+        self, attn_implementation: str | dict[str, str], *args: Any, **kwargs: Any
+    ) -> None:
+        """As ``transformers`` has it; both Q-Formers follow ``qformer_config``.
+
+        They differ in width and so have configurations of their own, which ``transformers`` cannot
+        find by looking for that one.
+        """
+        middle = self.middle_level
+        chosen = attn_implementation
+        if isinstance(chosen, dict):
+            current = middle.general_qformer.config._attn_implementation
+            chosen = chosen.get("qformer_config", current)
+        chosen = middle.general_qformer.get_correct_attn_implementation(chosen)
+        self.config.qformer_config._attn_implementation = chosen
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+        for qformer in (middle.general_qformer, middle.facial_qformer):
+            qformer.set_attn_implementation(chosen)
+
     def part_parameters(self, name: str) -> Iterator[nn.Parameter]:
         """Trainable parameters of a part; the Q-Formers' word embeddings stay frozen always.
 
@@ -102,7 +134,10 @@ class FaVChatForConditionalGeneration(VisionSide, PreTrainedModel, GenerationMix
         check_parts([name])
         frozen = {id(table.weight) for table in self._word_embeddings()}
         part = getattr(self, name, None)
-        for parameter in () if part is None else part.parameters():
+        if part is None:
+            return
+        encoder = isinstance(part, VisionEncoder)
+        for parameter in part.trainable_parameters() if encoder else part.parameters():
             if id(parameter) not in frozen:
                 yield parameter
 
@@ -167,10 +202,13 @@ class FaVChatForConditionalGeneration(VisionSide, PreTrainedModel, GenerationMix
     ) -> FaVChatOutput:
         """Logits [B, L, V], and the loss when ``labels`` are given (-100 is left out).
 
-        The clip comes as :data:`VISION_INPUTS` or as ``visual_rows`` encoded before; whatever else
-        is passed goes to the language model.
+        The clip comes as :data:`VISION_INPUTS` or as ``visual_rows`` encoded before, or lies with
+        the prompt in ``inputs_embeds``; whatever else is passed goes to the language model.
+
+        Raises:
+            PolicyInputError: for inputs that are missing, come twice or do not fit.
         """
-        vision = _take_vision(kwargs)
+        vision = _take_vision(kwargs, visual_rows, inputs_embeds)
         weights = None
         if inputs_embeds is None:
             if visual_rows is None and vision:
@@ -193,22 +231,33 @@ class FaVChatForConditionalGeneration(VisionSide, PreTrainedModel, GenerationMix
     @torch.no_grad()
     def generate(
         self,
-        input_ids: Int[Tensor, "B L"],
+        input_ids: Int[Tensor, "B L"] | None = None,
         attention_mask: Int[Tensor, "B L"] | None = None,
         *,
+        inputs: Int[Tensor, "B L"] | None = None,
         visual_rows: Float[Tensor, "B Q H"] | None = None,
         **kwargs: Any,
     ) -> Int[Tensor, "B L+new"]:
         """Prompts [B, L] (padded on the left) with their continuations, as ``transformers`` does.
 
-        The clip is encoded once; the language model alone does the generating.
+        The clip is encoded once; the language model alone does the generating. Settings that are
+        not given are those of this model's ``generation_config``.
+
+        Args:
+            inputs: another name of ``input_ids``.
+
+        Raises:
+            PolicyInputError: for inputs that are missing, come twice or do not fit.
         """
-        vision = _take_vision(kwargs)
+        if inputs is not None:
+            refuse_both(["inputs"], ["input_ids"] if input_ids is not None else [])
+            input_ids = inputs
+        refuse_both(["inputs_embeds"] if "inputs_embeds" in kwargs else [], ["input_ids"])
+        input_ids = needed("input_ids", input_ids)
+        vision = _take_vision(kwargs, visual_rows, None)
         if visual_rows is None and vision:
             visual_rows = self.visual_prefix(**vision).rows
-        settings, kwargs = self._prepare_generation_config(
-            kwargs.pop("generation_config", None), **kwargs
-        )
+        settings, kwargs = self._settings(kwargs)
         return self.language_model.generate(
             input_ids=input_ids,
             generation_config=settings,
@@ -217,11 +266,36 @@ class FaVChatForConditionalGeneration(VisionSide, PreTrainedModel, GenerationMix
             **kwargs,
         )
 
+    def _settings(self, kwargs: dict[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
+        """How to generate, and what is left of ``kwargs``.
 
-def _take_vision(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Remove and return the vision inputs that are there."""
+        ``transformers`` fills in lengths that nobody set, and counts them from the start of the
+        prompt where they come with a configuration. They stay open here: the language model counts
+        them from the prompt's end.
+        """
+        given = kwargs.pop("generation_config", None)
+        sources = [vars(source) for source in (given, self.generation_config) if source is not None]
+        settings, rest = self._prepare_generation_config(given, **kwargs)
+        for name in ("max_length", "min_length"):
+            if all(source.get(name) is None for source in (kwargs, *sources)):
+                setattr(settings, name, None)
+        return settings, {
+            name: value for name, value in rest.items() if not hasattr(settings, name)
+        }
+
+
+def _take_vision(
+    kwargs: dict[str, Any], visual_rows: Tensor | None, inputs_embeds: Tensor | None
+) -> dict[str, Any]:
+    """Remove and return the vision inputs that are there; refuse a clip in two forms."""
     taken = {name: kwargs.pop(name) for name in VISION_INPUTS if name in kwargs}
-    return {name: value for name, value in taken.items() if value is not None}
+    refuse_misspelt(kwargs, VISION_INPUTS)
+    vision = {name: value for name, value in taken.items() if value is not None}
+    encoded = {"visual_rows": visual_rows, "inputs_embeds": inputs_embeds}
+    given = [name for name, value in encoded.items() if value is not None]
+    refuse_both(given, [name for name in CLIP_INPUTS if name in vision])
+    refuse_both(given[:1], given[1:])
+    return vision
 
 
 def _check_language_model(config: FaVChatConfig, language_model: PreTrainedModel) -> None:

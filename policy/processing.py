@@ -13,14 +13,20 @@ from transformers import BatchFeature, ProcessorMixin
 from common.errors import ConfigError, PromptError, SampleError
 from policy.chat_templates import apply_chat_format, chat_format, control_strings, plain_text
 from policy.clip_inputs import ClipInputs, ClipPreprocessor, no_face
-from policy.collation import IGNORED_LABEL, Example, text_batch, vision_batch
+from policy.collation import IGNORED_LABEL, Example, text_batch, trains_on, vision_batch
 from policy.config import PolicyConfig
 from policy.conversations import (
     Video,
+    answer_place,
+    around_answers,
     check_media,
     checked_messages,
     checked_question,
+    checked_text,
+    checked_texts,
+    checked_video,
     clips_of,
+    is_batch,
     question_of,
     questions_of,
 )
@@ -31,8 +37,7 @@ from policy.video.parallel import map_clips
 __all__ = ["ClipInputs", "Example", "FaVChatProcessor", "fill_gaps", "no_face"]
 
 MAX_QUERY_TOKENS = 512
-_ANSWER = "\x00answer {}\x00"
-"""Stands for an answer while the text around it is rendered."""
+PADDING_SIDES = ("left", "right")
 
 
 class FaVChatProcessor(ProcessorMixin):
@@ -164,9 +169,11 @@ class FaVChatProcessor(ProcessorMixin):
             face_required: refuse a clip without a face; by default the processor's own setting.
 
         Raises:
-            VideoError: for a video that cannot be decoded, or of fewer frames than ``min_frames``.
+            VideoError: for what is no video, a video that cannot be decoded, or one of fewer frames
+                than ``min_frames``.
             NoFaceError: for a clip without a face, if one is required.
         """
+        video = checked_video(video)
         if isinstance(video, ClipInputs):
             return video
         preprocessor = self.clip_preprocessor()
@@ -196,25 +203,40 @@ class FaVChatProcessor(ProcessorMixin):
         """Messages as a prompt; with ``tokenize=True, return_dict=True`` all that the model takes.
 
         One conversation or a batch of them, each about one clip. Special tokens inside a message's
-        text are not obeyed.
+        text are not obeyed. Of a message its role and content are read.
 
         Raises:
-            PromptError: for a content part other than text and video, and a prompt that does not
-                go with its clips.
+            PromptError: for what is no conversation, a role other than system, user and assistant,
+                a content part other than text and video, messages that the template refuses, and a
+                prompt that does not go with its clips.
+            VideoError, NoFaceError: from clips that have to be prepared.
         """
-        batched = bool(conversation) and not isinstance(conversation[0], Mapping)
+        batched = is_batch(conversation)
         given = conversation if batched else [conversation]
         conversations = [checked_messages(messages, self._plain) for messages in given]
         options = dict(processor_kwargs or {})
         questions = [question_of(messages) for messages in conversations]
         if kwargs.get("tokenize") and all(question is not None for question in questions):
             options.setdefault("questions", questions if batched else questions[0])
-        return super().apply_chat_template(
+        return self._rendered(
             conversations if batched else conversations[0],
             chat_template,
             processor_kwargs=options,
             **kwargs,
         )
+
+    def _rendered(self, conversation: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        """Messages whose texts are plain, through the template."""
+        from jinja2 import TemplateError
+
+        try:
+            return super().apply_chat_template(conversation, *args, **kwargs)
+        except TemplateError as error:
+            raise PromptError(
+                f"messages that the chat template refuses ({error})",
+                "a conversation is of the form that its language model was trained on",
+                "put the messages into another order, or change the template",
+            ) from error
 
     def __call__(  # type: ignore[override]
         self,
@@ -233,29 +255,30 @@ class FaVChatProcessor(ProcessorMixin):
 
         Args:
             text: prompts, each with one media token where its clip goes.
-            videos: a clip for each prompt; all of them or none.
+            videos: a clip for each prompt; all of them or none. A list of pictures is one clip.
             questions: in whose light the clips are seen; by default a prompt's text after its clip.
             add_special_tokens: chat templates write them all themselves.
 
         Raises:
-            PromptError: for prompts and clips that do not go together, an empty question, and a
-                prompt longer than ``max_prompt_tokens``.
+            ConfigError: for a call without text, and settings other than those named here.
+            PromptError: for what is no text, prompts and clips that do not go together, an empty
+                question, and a prompt longer than ``max_prompt_tokens``.
             VideoError, NoFaceError: from clips that have to be prepared.
         """
+        texts = [] if text is None else checked_texts(text)
         refused = {"images": images, "audio": audio}
         wrong = [name for name, value in refused.items() if value is not None]
-        wrong += [] if text else ["no text"]
+        wrong += [] if texts and all(texts) else ["no text"]
         wrong += [f"return_tensors={return_tensors}"] if return_tensors != "pt" else []
         wrong += [f"padding={padding}"] if padding not in (True, "longest") else []
-        if wrong or not text:
+        wrong += [f"padding_side={padding_side}"] if padding_side not in PADDING_SIDES else []
+        if wrong:
             raise ConfigError(
                 f"a call of the processor with {', '.join(wrong)}",
-                "it takes text and videos, and gives padded tensors of PyTorch",
+                "it takes text and videos, and gives tensors of PyTorch, padded left or right",
                 "call processor(text=…, videos=…)",
             )
-        one_text = isinstance(text, str)
-        texts = [text] if isinstance(text, str) else list(text)
-        clips = clips_of(texts, videos, one_text=one_text)
+        clips = clips_of(texts, videos, one_text=isinstance(text, str))
         check_media(texts, clips)
         rows = [
             self._checked_length(self._token_ids(self._with_rows(prompt), add_special_tokens))
@@ -275,7 +298,8 @@ class FaVChatProcessor(ProcessorMixin):
         """Token ids of the chat prompt up to where the answer starts, and where the video goes.
 
         Raises:
-            PromptError: for an empty question, or a prompt longer than ``max_prompt_tokens``.
+            PromptError: for an empty question, a text that cannot be encoded, or a prompt longer
+                than ``max_prompt_tokens``.
         """
         ids, _ = self._conversation(
             Example(video="", question=question, turns=turns, system=system)
@@ -288,8 +312,17 @@ class FaVChatProcessor(ProcessorMixin):
         return [*self._token_ids(self._plain(answer)), self.end_token_id]
 
     def query_tokens(self, question: str) -> list[int]:
-        """The question in the Q-Formers' tokens; the end is kept when it is too long."""
-        ids = self.qformer_tokenizer(question, add_special_tokens=True).input_ids
+        """The question in the Q-Formers' tokens; the end is kept when it is too long.
+
+        Control tokens are obeyed here as little as in prompts: those of the language model are
+        left out, those of the Q-Formers' own tokenizer are read as the letters they are made of.
+
+        Raises:
+            PromptError: for a text that cannot be encoded.
+        """
+        ids = self.qformer_tokenizer(
+            self._plain(question), add_special_tokens=True, split_special_tokens=True
+        ).input_ids
         return ids if len(ids) <= MAX_QUERY_TOKENS else [ids[0], *ids[1 - MAX_QUERY_TOKENS :]]
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
@@ -299,19 +332,14 @@ class FaVChatProcessor(ProcessorMixin):
         tokens. Without: padded on the left, ending where the answers start.
 
         Raises:
-            ConfigError: when some examples have answers and others have none, or when some clips
-                come as pixels and others as features.
-            PromptError: for an empty question, or a text longer than ``max_prompt_tokens``.
+            ConfigError: for an empty batch, when some examples have answers and others have none,
+                when some clips come as pixels and others as features, and when the chat template
+                does not write each answer once.
+            PromptError: for an empty question, a text that cannot be encoded, or one longer than
+                ``max_prompt_tokens``.
             VideoError, NoFaceError: from clips that have to be prepared.
         """
-        with_answers = {example.answer is not None for example in examples}
-        if len(with_answers) != 1:
-            raise ConfigError(
-                "a batch in which some examples have an answer and others have none",
-                "either every example of a batch has an answer or none has",
-                "collate those to train on and those to answer apart",
-            )
-        trains = with_answers == {True}
+        trains = trains_on(examples)
         ids, labels = zip(*(self._conversation(example) for example in examples), strict=True)
         batch = text_batch(
             ids,
@@ -347,21 +375,16 @@ class FaVChatProcessor(ProcessorMixin):
         """What the chat template writes before each answer, up to where the answer starts."""
         messages: list[dict[str, Any]] = []
         if example.system is not None:
-            messages.append({"role": "system", "content": example.system})
+            messages.append({"role": "system", "content": self._plain(example.system)})
         questions = [*(question for question, _ in example.turns), example.question]
         for index, question in enumerate(questions):
             content: Any = checked_question(self._plain(question))
             if index == 0:
                 content = [{"type": "video"}, {"type": "text", "text": content}]
             messages.append({"role": "user", "content": content})
-            messages.append({"role": "assistant", "content": _ANSWER.format(index)})
-        text = self.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-        pieces = [self._with_rows(text)]
-        for index in range(len(example.turns)):
-            before, _, after = pieces.pop().partition(_ANSWER.format(index))
-            # A space after the prompt belongs to the answer: tokenizers of words write it there.
-            pieces += [before.rstrip(" "), after.removeprefix(self.tokenizer.eos_token)]
-        return pieces
+            messages.append({"role": "assistant", "content": answer_place(index)})
+        text = self._rendered(messages[:-1], tokenize=False, add_generation_prompt=True)
+        return around_answers(self._with_rows(text), len(example.turns), self.tokenizer.eos_token)
 
     def _with_rows(self, text: str) -> str:
         return text.replace(VIDEO_PAD, VIDEO_PAD * self.num_rows)
@@ -379,4 +402,4 @@ class FaVChatProcessor(ProcessorMixin):
         return self.tokenizer(text, add_special_tokens=add_special_tokens).input_ids
 
     def _plain(self, text: str) -> str:
-        return plain_text(self.tokenizer, text)
+        return plain_text(self.tokenizer, checked_text(text))

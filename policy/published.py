@@ -10,7 +10,7 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -27,8 +27,12 @@ from policy.published_layouts import LAYOUTS, Layout, Part
 MAX_NAMED = 5
 """A broken checkpoint's error names so many keys of each kind."""
 
-REMAP_BYTES = 64 * 2**20
-"""After so many bytes, or an eighth of a large file, it is mapped anew: pages read so far go."""
+REMAP_BYTES = 16 * 2**20
+"""After so many bytes, or an eighth of the model's weights if that is more, a file is mapped anew:
+pages read so far go. Mapping takes tenths of a second."""
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What a file's values may be."""
 
 DAMAGE = (
     RuntimeError,
@@ -62,9 +66,10 @@ def load_published(model: nn.Module, kind: str, path: str | Path) -> None:
     """Fill the parts of a policy that a published checkpoint has weights for.
 
     Values are converted to the model's dtype; which tensors take gradients stays as it is. The file
-    is checked whole before the first value changes. A file of ``torch.save`` is read as tensors
-    only, a ``.safetensors`` file with the same keys serves as well. Beside the model's own weights
-    this takes memory for one tensor (the whole file if it predates PyTorch 1.6).
+    is checked whole, values included, before the first one changes. A file of ``torch.save`` is
+    read as tensors only, a ``.safetensors`` file with the same keys serves as well. Beside the
+    model's own weights this takes memory for an eighth of them, or 16 MiB if that is more, and one
+    tensor; for the whole file if it predates PyTorch 1.6.
 
     Both Q-Formers start from the published one. Published queries beyond the policy's number are
     left out, and ``extra_query_tokens``, which files of VideoChat2's first stage lack, may be
@@ -76,8 +81,9 @@ def load_published(model: nn.Module, kind: str, path: str | Path) -> None:
 
     Raises:
         ConfigError: for another kind, or a policy without the parts or with too many queries.
-        CheckpointError: for a file that is missing, damaged or of another kind, and for keys that
-            are missing, extra or misshapen, which it names.
+        CheckpointError: for a file that is missing, damaged or of another kind, for keys that are
+            missing, extra or misshapen, and for values that are not finite in the model's dtype;
+            it names the keys.
     """
     if kind not in LAYOUTS:
         raise ConfigError(
@@ -87,16 +93,15 @@ def load_published(model: nn.Module, kind: str, path: str | Path) -> None:
         )
     layout, path = LAYOUTS[kind], Path(path)
     _check_encoder(model, kind, layout)
-    found = {key: tensor.to("meta") for key, tensor in _state_dict(path, kind).items()}
     copies = _copies(model, kind, layout)
-    differences = _differences(copies, found, layout)
-    if differences:
+    differences = _differences(copies, _state_dict(path, kind), layout)
+    if differences := differences or _non_finite(copies, path, kind):
         raise CheckpointError(
             f"{kind} weights {path} with {differences}",
             "a published file must match the policy key by key",
             f"get the published file again; the policy needs {layout.setting}",
         )
-    _fill(copies, path, kind)
+    _visit(copies, path, kind, lambda copy, values: copy.target.copy_(values))
 
 
 def _check_encoder(model: nn.Module, kind: str, layout: Layout) -> None:
@@ -173,16 +178,41 @@ def _differences(copies: Iterable[_Copy], found: Mapping[str, Tensor], layout: L
         if tensor is None:
             if copy.target.numel():
                 missing.add(copy.key)
+        elif oddity := _oddity(tensor):
+            misshapen.add(f"{copy.key} (file {oddity}, model {copy.target.dtype})")
         elif tuple(tensor.shape) != copy.shape:
             misshapen.add(f"{copy.key} (file {tuple(tensor.shape)}, model {copy.shape})")
-        elif not tensor.is_floating_point():
-            misshapen.add(f"{copy.key} (file {tensor.dtype}, model {copy.target.dtype})")
     extra = {
         key
         for key in found.keys() - used
         if not any(fnmatchcase(key, pattern) for pattern in layout.dropped)
     }
     return named_differences(missing=missing, extra=extra, misshapen=misshapen)
+
+
+def _oddity(tensor: Tensor) -> str:
+    """Why a file's tensor cannot be copied whatever its shape; empty when it can."""
+    if tensor.is_meta:
+        return "without values"
+    if tensor.is_nested or tensor.is_quantized:
+        return "nested" if tensor.is_nested else "quantised"
+    if tensor.layout is not torch.strided:
+        return str(tensor.layout)
+    return "" if tensor.dtype in FLOATS else str(tensor.dtype)
+
+
+def _non_finite(copies: Collection[_Copy], path: Path, kind: str) -> str:
+    """Keys whose values would be infinite or not a number in the model, in words."""
+    keys = set()
+
+    def check(copy: _Copy, values: Tensor) -> None:
+        largest = torch.finfo(copy.target.dtype).max
+        low, high = values.aminmax()  # makes no other tensor of their size; NaN comes through
+        if not (-largest <= low and high <= largest):
+            keys.add(copy.key)
+
+    _visit(copies, path, kind, check)
+    return named_differences(**{"not finite": keys})
 
 
 def named_differences(**kinds: Iterable[str]) -> str:
@@ -197,16 +227,23 @@ def named(keys: Iterable[str]) -> str:
     return ", ".join(keys[:MAX_NAMED]) + more
 
 
-def _fill(copies: Iterable[_Copy], path: Path, kind: str) -> None:
+def _visit(
+    copies: Collection[_Copy], path: Path, kind: str, use: Callable[[_Copy, Tensor], object]
+) -> None:
+    """Call ``use`` with each copy that is not empty and its values in the file.
+
+    ``use`` keeps no values: those of a mapped file would keep all of its pages.
+    """
     tensors, read = _state_dict(path, kind), 0
-    mapped, limit = _is_mapped(path), max(REMAP_BYTES, path.stat().st_size // 8)
+    mapped = _is_mapped(path)
+    limit = max(REMAP_BYTES, sum(copy.target.nbytes for copy in copies) // 8)
     for copy in copies:
         if not copy.target.numel():
             continue
-        source = tensors[copy.key]
-        copy.target.copy_(source.narrow(*copy.rows))
-        read += source.nbytes
-        del source
+        values = tensors[copy.key].narrow(*copy.rows)
+        use(copy, values)
+        read += values.nbytes
+        del values
         if mapped and read >= limit:
             del tensors
             tensors, read = _state_dict(path, kind), 0

@@ -37,8 +37,8 @@ class Layout:
     encoder: str
     """The encoder that it fills: an attribute of the policy."""
 
-    setting: str
-    """What a recipe says to have a policy of these shapes."""
+    recipe: Mapping[str, str | int]
+    """Fields of a recipe for a policy of these shapes."""
 
     wrappers: tuple[str, ...]
     """Keys under which a file may keep its state dict."""
@@ -52,6 +52,11 @@ class Layout:
 
     dropped: tuple[str, ...] = ()
     """Patterns of keys that the policy has no use for; they may be there or not."""
+
+    @property
+    def setting(self) -> str:
+        """``recipe`` as errors say it."""
+        return ", ".join(f"policy.{name}={value}" for name, value in self.recipe.items())
 
 
 SWIN_STAGES = 4
@@ -83,7 +88,7 @@ QFORMER_RENAMES: Renames = (
 LAYOUTS: dict[str, Layout] = {
     "facexformer": Layout(
         encoder="facial_encoder",
-        setting="policy.facial_source=facial and policy.facial_encoder=facexformer_swin_b",
+        recipe={"facial_source": "facial", "facial_encoder": "facexformer_swin_b"},
         wrappers=("state_dict_backbone",),
         must_wrap=True,
         parts=(
@@ -104,8 +109,12 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "umt_l16_qformer": Layout(
         encoder="general_encoder",
-        setting="policy.general_encoder=umt_l16, policy.qformer=bert_base,"
-        " policy.qformer_layers=12 and policy.shared_width=1024",
+        recipe={
+            "general_encoder": "umt_l16",
+            "qformer": "bert_base",
+            "qformer_layers": 12,
+            "shared_width": 1024,
+        },
         wrappers=("model", "module"),
         must_wrap=False,
         parts=(

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from common.errors import PolicyInputError
 from policy.configuration import FaVChatConfig
 from policy.encoders import build_encoder
 from policy.encoders.base import VisionEncoder
@@ -20,13 +21,15 @@ from policy.input_checks import (
     check_frames,
     check_pixels,
     check_question,
+    check_windows,
     needed,
+    refuse_both,
 )
 from policy.levels.high_level import GATES
 from policy.levels.low_level import LOW_LEVELS
 from policy.levels.middle_level import MiddleLevel
 from policy.levels.projector import PROJECTORS, ScaledLayerNorm
-from policy.levels.tokens import shrink_maps
+from policy.levels.tokens import PublishedTokens, shrink_maps
 
 Stream = Literal["general", "facial"]
 
@@ -40,6 +43,10 @@ VISION_INPUTS = (
     "frame_mask",
 )
 """The vision part of a batch: what :meth:`FaVChatForConditionalGeneration.visual_prefix` takes."""
+
+
+CLIP_INPUTS = ("general_pixels", "facial_pixels", "general_features", "facial_features")
+"""Those that hold the clip itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +100,7 @@ class VisionSide(nn.Module):
         """Encoders and word embeddings take no gradient.
 
         A stage that trains an encoder unfreezes its :meth:`part_parameters`. Loading replaces
-        parameters, so that a loaded policy has to be frozen again (policy.checkpoints does).
+        parameters, after which ``from_pretrained`` freezes anew.
         """
         for stream in self.encoders.values():
             stream.requires_grad_(False)
@@ -135,10 +142,22 @@ class VisionSide(nn.Module):
 
         Args:
             frame_mask: False at padded frames, which come last; None when there are none.
+
+        Raises:
+            PolicyInputError: for a stream that the policy does not have, pixels that are no clips
+                of its encoder, or a mask that does not fit them.
+            ConfigError: for windows of a policy that was built without.
         """
-        lengths = None
-        if frame_mask is not None and self.encoders[stream].joint_time:
-            lengths = check_frames(frame_mask, {f"{stream}_pixels": pixels.shape[1]}, len(pixels))
+        if stream not in self.encoders:
+            raise PolicyInputError(
+                f"stream {stream!r}",
+                f"this policy has {' and '.join(self.encoders)}",
+                "encode one of these",
+            )
+        check_pixels(stream, pixels, self._pixel_channels[stream])
+        lengths = check_frames(frame_mask, {f"{stream}_pixels": pixels.shape[1]}, len(pixels))
+        if stream == "general":
+            self._check_windows(pixels.shape[1])
         return self._encode(stream, pixels, lengths)
 
     def _encode(
@@ -170,8 +189,8 @@ class VisionSide(nn.Module):
     def visual_prefix(
         self,
         *,
-        query_ids: Int[Tensor, "B Lt"],
-        query_mask: Int[Tensor, "B Lt"],
+        query_ids: Int[Tensor, "B Lt"] | None = None,
+        query_mask: Int[Tensor, "B Lt"] | None = None,
         general_pixels: Float[Tensor, "B T C H W"] | None = None,
         facial_pixels: Float[Tensor, "B T C H W"] | None = None,
         general_features: Float[Tensor, "B T C h w"] | None = None,
@@ -183,20 +202,39 @@ class VisionSide(nn.Module):
         Each stream takes pixels, or the features of a frozen encoder (policy.features).
 
         Args:
-            query_ids: the question in the Q-Former's tokens; ``query_mask`` is 0 at padding.
-            frame_mask: False at padded frames; None when there are none.
+            query_ids: the question in the Q-Former's tokens; ``query_mask`` is 0 at padding, which
+                comes last. Both are needed.
+            frame_mask: False at padded frames, which come last; None when there are none. What lies
+                in padding does not matter.
 
         Raises:
             PolicyInputError: for inputs that are missing, or that do not fit each other or the
                 policy.
+            ConfigError: for windows of a policy that was built without.
         """
-        check_question(query_ids, query_mask, self.config.qformer_config.max_position_embeddings)
+        query_ids, query_mask = needed("query_ids", query_ids), needed("query_mask", query_mask)
+        check_question(
+            query_ids,
+            query_mask,
+            max_tokens=self.config.qformer_config.max_position_embeddings,
+            vocabulary=self.config.qformer_config.vocab_size,
+        )
         pixels: dict[Stream, Tensor | None] = {"general": general_pixels, "facial": facial_pixels}
         features: dict[Stream, Sequence[Tensor] | None] = {
             "general": None if general_features is None else (general_features,),
             "facial": facial_features,
         }
         lengths = self._check_clips(pixels, features, frame_mask, len(query_ids))
+        if frame_mask is not None and lengths is not None:
+            # Attention gives padding no weight, but no weight times NaN is NaN.
+            pixels = {
+                name: None if clip is None else _blank(clip, frame_mask)
+                for name, clip in pixels.items()
+            }
+            features = {
+                name: None if maps is None else [_blank(stage, frame_mask) for stage in maps]
+                for name, maps in features.items()
+            }
         dtype = self.middle_level.general_queries.dtype  # a cache may hold another one
         maps = {
             stream: [
@@ -231,6 +269,8 @@ class VisionSide(nn.Module):
         frames: dict[str, int] = {}
         for stream, encoder in self.encoders.items():
             if (maps := features[stream]) is not None:
+                if pixels[stream] is not None:
+                    refuse_both([f"{stream}_pixels"], [f"{stream}_features"])
                 channels = encoder.stage_channels
                 check_features(
                     stream, maps, channels[-1:] if stream == "general" else channels, clips
@@ -240,7 +280,15 @@ class VisionSide(nn.Module):
                 clip = needed(f"{stream}_pixels or {stream}_features", pixels[stream])
                 check_pixels(stream, clip, self._pixel_channels[stream], clips)
                 frames[f"{stream}_pixels"] = clip.shape[1]
-        return check_frames(frame_mask, frames, clips)
+        lengths = check_frames(frame_mask, frames, clips)
+        self._check_windows(max(frames.values()))
+        return lengths
+
+    def _check_windows(self, frames: int) -> None:
+        """Whether windows show in the general tokens is fixed when the policy is built."""
+        tokens = self.middle_level.general_tokens
+        if isinstance(tokens, PublishedTokens) and tokens.time is None:
+            check_windows(frames, self.config.frames_per_clip)
 
     @cached_property
     def _pixel_channels(self) -> dict[Stream, int]:
@@ -254,3 +302,8 @@ class VisionSide(nn.Module):
 
 def _pad_frames(maps: Float[Tensor, "1 t C h w"], frames: int) -> Float[Tensor, "1 T C h w"]:
     return nn.functional.pad(maps, (0, 0, 0, 0, 0, 0, 0, frames - maps.shape[1]))
+
+
+def _blank(frames: Float[Tensor, "B T C h w"], mask: Bool[Tensor, "B T"]) -> Tensor:
+    """Zeros at padded frames."""
+    return frames.masked_fill(~mask.bool()[:, :, None, None, None], 0.0)

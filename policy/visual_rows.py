@@ -7,22 +7,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from common.errors import SampleError
+from common.errors import ConfigError, SampleError
 from policy.clip_inputs import ClipInputs, no_face
 from policy.collation import Example
 from policy.feature_cache import FeatureKey
-from policy.features import FeatureExtractor, is_trained
+from policy.features import Content, FeatureExtractor, is_trained
 from policy.modeling import VISION_INPUTS
 
 Item = TypeVar("Item")
 
 DEFAULT_BATCH_SIZE = 8
+
+ROWS_VERSION = "1"
+"""Raise it when the prompt-query levels compute something else: cached rows go by it."""
 
 VISION_SETTINGS = (
     "qformer_config",
@@ -75,29 +78,43 @@ def encode_rows(
 ) -> list[VisualRows | SampleError]:
     """The rows of each question, or why there are none, in order.
 
-    While every vision part is frozen, rows are kept in the extractor's cache under clip, question,
-    weights of all vision parts and preprocessing, in place of features: a question asked before
-    decodes and encodes nothing. Otherwise features are kept, and rows are made anew each time.
-    Companions in a batch change rows by rounding only (1e-6 in float32). Dropout is off, and no
-    gradient flows.
+    Features of frozen encoders are kept in the extractor's cache: a new question about a known clip
+    decodes and encodes nothing. While every vision part is frozen, rows are kept, too, under clip,
+    question, weights of all vision parts and preprocessing: a question asked before runs nothing at
+    all. Companions in a batch change rows by rounding only (1e-6 in float32). Dropout and autocast
+    are off, and no gradient flows.
 
     Args:
         batch_size: questions that the levels answer at a time.
         num_workers: clips that are read at a time (:meth:`FeatureExtractor.many`).
         face_required: refuse clips without a face; None: the processor's own setting.
+
+    Raises:
+        ConfigError: for a batch size below one.
     """
+    if batch_size < 1:
+        raise ConfigError(
+            f"batch_size={batch_size}",
+            "one question or more are answered at a time",
+            f"set batch_size={DEFAULT_BATCH_SIZE}",
+        )
     required = extractor.processor.face_required if face_required is None else face_required
     source = _vision_source(extractor)
     results: dict[int, VisualRows | SampleError] = {}
-    missing: dict[str, list[int]] = {}
+    places: dict[int, _Place | None] = {}
     for index, question in enumerate(questions):
-        known = None if source is None else _cached(extractor, source, question)
-        if known is None:
-            missing.setdefault(question.video, []).append(index)
+        try:
+            place = _place(extractor, source, question)
+        except SampleError as error:  # a video that cannot be read, a question that is no text
+            results[index] = error
+            continue
+        found = None if place is None else extractor.cache.get(place.key)
+        if found is None:
+            places[index] = place
         else:
-            results[index] = known
-    if missing:
-        results |= _answers(extractor, source, questions, missing, batch_size, num_workers)
+            results[index] = VisualRows(**found)
+    if places:
+        results |= _answers(extractor, questions, places, batch_size, num_workers)
     return [
         no_face(question.video) if required and _without_face(results[index]) else results[index]
         for index, question in enumerate(questions)
@@ -106,19 +123,19 @@ def encode_rows(
 
 def _answers(
     extractor: FeatureExtractor,
-    source: str | None,
     questions: Sequence[Question],
-    missing: Mapping[str, Sequence[int]],
+    places: Mapping[int, _Place | None],
     batch_size: int,
     num_workers: int,
 ) -> dict[int, VisualRows | SampleError]:
-    """Compute and keep what the cache lacks: by video, the indices of the questions about it."""
+    """Compute what the cache lacks: by the questions' indices, where their rows are to be kept."""
     results: dict[int, VisualRows | SampleError] = {}
-    # Where rows can be kept, features need not be: those of a clip take hundreds of times the room.
-    keep = source is None
-    clips = extractor.many(missing, num_workers, face_required=False, keep=keep)
     # All questions about a clip together, so that it is read once.
-    pairs = zip(missing.values(), clips, strict=True)
+    by_video: dict[str, list[int]] = {}
+    for index in places:
+        by_video.setdefault(questions[index].video, []).append(index)
+    clips = extractor.many(by_video, num_workers, face_required=False)
+    pairs = zip(by_video.values(), clips, strict=True)
     asked = ((index, clip) for indices, clip in pairs for index in indices)
     with evaluating(extractor.model):
         for batch in _batches(asked, batch_size):
@@ -127,8 +144,9 @@ def _answers(
             computed = _compute(extractor, [questions[i] for i in usable], list(usable.values()))
             for index, rows in zip(usable, computed, strict=True):
                 results[index] = rows
-                if source is not None:
-                    extractor.cache.put(_key(extractor, source, questions[index]), _entry(rows))
+                place = places[index]
+                if place and extractor.still_holds(questions[index].video, place.content):
+                    extractor.cache.put(place.key, _entry(rows))
     return results
 
 
@@ -153,22 +171,29 @@ def _vision_source(extractor: FeatureExtractor) -> str | None:
     config = model.config.to_dict()
     settings = {name: config[name] for name in sorted(VISION_SETTINGS)}
     weights = extractor.weights_hash("vision", parts)
+    settings["versions"] = [ROWS_VERSION, *(part.version for part in model.encoders.values())]
     return f"rows-{json.dumps(settings, sort_keys=True, default=str)}-{weights}"
 
 
-def _cached(
-    extractor: FeatureExtractor, source: str, question: Question
-) -> VisualRows | SampleError | None:
-    try:
-        found = extractor.cache.get(_key(extractor, source, question))
-    except SampleError as error:  # a video that cannot be read
-        return error
-    return None if found is None else VisualRows(**found)
+class _Place(NamedTuple):
+    """Where rows are kept, and what the video held when that was found out."""
+
+    key: FeatureKey
+    content: Content
 
 
-def _key(extractor: FeatureExtractor, source: str, question: Question) -> FeatureKey:
+def _place(extractor: FeatureExtractor, source: str | None, question: Question) -> _Place | None:
+    """None where rows are not kept.
+
+    Raises:
+        SampleError: for a video that cannot be read, and a question that cannot be encoded.
+    """
     ids = extractor.processor.query_tokens(question.text)
-    return extractor.clip_key(question.video, source, question=" ".join(map(str, ids)))
+    if source is None:
+        return None
+    content = extractor.content(question.video)
+    key = extractor.clip_key(content, source, question=" ".join(map(str, ids)))
+    return _Place(key, content)
 
 
 def _entry(rows: VisualRows) -> dict[str, Tensor]:
@@ -194,7 +219,8 @@ def _compute(
         ]
     )
     vision = {name: _to(batch[name], model.device) for name in VISION_INPUTS if name in batch}
-    prefix = model.visual_prefix(**vision)
+    with torch.autocast(model.device.type, enabled=False):
+        prefix = model.visual_prefix(**vision)
     return [
         VisualRows(rows=rows, stream_weights=weights, faces=clip.faces)
         for rows, weights, clip in zip(

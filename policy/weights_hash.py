@@ -19,7 +19,8 @@ class WeightsHash:
 
     A change in place (an optimiser's step, ``load_state_dict``) is noticed by PyTorch's version
     counter, a replaced tensor (``to``, ``load_state_dict(assign=True)``) by its identity and
-    address. Writing through ``tensor.data`` escapes both.
+    address. Writing through ``tensor.data`` escapes both. Tensors made in inference mode have no
+    counter: where there are some, the hash is computed each time.
 
     Example:
         >>> weights_hash = WeightsHash()
@@ -44,7 +45,8 @@ class WeightsHash:
                 }
             )
             self._names = tuple(modules)
-            self._states = [_State.of(tensor) for tensor in tensors]
+            counted = not any(tensor.is_inference() for tensor in tensors)
+            self._states = [_State.of(tensor) for tensor in tensors] if counted else []
         return self._digest
 
     def _is_known(self, modules: Mapping[str, nn.Module], tensors: Sequence[Tensor]) -> bool:
@@ -67,8 +69,8 @@ class _State(NamedTuple):
         return cls(weakref.ref(tensor), tensor._version, tensor.data_ptr())
 
     def holds(self, tensor: Tensor) -> bool:
-        unchanged = self.version == tensor._version and self.address == tensor.data_ptr()
-        return unchanged and self.tensor() is tensor
+        same = self.tensor() is tensor  # one of inference mode has no version to ask for
+        return same and self.version == tensor._version and self.address == tensor.data_ptr()
 
 
 def tensors_of(module: nn.Module) -> list[Tensor]:

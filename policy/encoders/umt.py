@@ -33,7 +33,8 @@ class UmtOptions(EncoderOptions):
     """Shape and preprocessing of a UMT; the defaults are the published UMT-L/16's.
 
     Raises:
-        ConfigError: for sizes that do not divide each other or a normalisation without a name.
+        ConfigError: for sizes below 1 or that do not divide each other, and for a normalisation
+            without a name.
     """
 
     width: int = 1024
@@ -48,25 +49,22 @@ class UmtOptions(EncoderOptions):
     """``imagenet``, as in training, or ``clip``, as VideoChat2's demonstrations have it."""
 
     def __post_init__(self) -> None:
+        self.check_positive(
+            "width", "num_layers", "num_heads", "mlp_width", "image_side", "patch_side"
+        )
         for name, whole, divisor, part in (
             ("width", self.width, "num_heads", self.num_heads),
             ("image_side", self.image_side, "patch_side", self.patch_side),
         ):
-            if whole < 1 or part < 1 or whole % part:
+            if whole % part:
                 raise ConfigError(
-                    f"{name} {whole} and {divisor} {part}",
-                    f"{name} is a positive multiple of {divisor}",
+                    f"{name}={whole}, {divisor}={part}",
+                    f"{name} is a multiple of {divisor}",
                     "change one of them",
                 )
-        if self.num_layers < 1 or self.mlp_width < 1:
-            raise ConfigError(
-                f"num_layers {self.num_layers} and mlp_width {self.mlp_width}",
-                "both are at least 1",
-                "raise them",
-            )
         if self.normalisation not in NORMALISATIONS:
             raise ConfigError(
-                f"normalisation {self.normalisation!r}",
+                f"normalisation={self.normalisation}",
                 f"it is one of {', '.join(NORMALISATIONS)}",
                 "correct the name",
             )

@@ -8,6 +8,7 @@ visual tokens starts at random.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -123,8 +124,9 @@ class MiddleLevel(nn.Module):
 
 
 def _qformer(config: InstructBlipQFormerConfig, encoder_width: int) -> InstructBlipQFormerModel:
-    settings = {**config.to_dict(), "encoder_hidden_size": encoder_width}
-    return InstructBlipQFormerModel(InstructBlipQFormerConfig.from_dict(settings))
+    own = copy.deepcopy(config)  # with the attention that was chosen, which no dict has
+    own.encoder_hidden_size = encoder_width
+    return InstructBlipQFormerModel(own)
 
 
 def _share_words(owner: InstructBlipQFormerModel, reader: InstructBlipQFormerModel) -> None:

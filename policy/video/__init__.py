@@ -5,7 +5,7 @@ from policy.video.container import open_video, video_stream
 from policy.video.content import file_sha256
 from policy.video.parallel import map_clips, read_clips
 from policy.video.pictures import frame_rate, iterate_frames, iterate_pictures
-from policy.video.reading import read_clip
+from policy.video.reading import Frames, read_clip, read_frames
 from policy.video.sampling import SAMPLINGS, even_indices, frame_indices, frame_rng
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "SAMPLINGS",
     "TIME_SLACK",
     "Clip",
+    "Frames",
     "Part",
     "Picture",
     "crop_frame",
@@ -27,5 +28,6 @@ __all__ = [
     "open_video",
     "read_clip",
     "read_clips",
+    "read_frames",
     "video_stream",
 ]

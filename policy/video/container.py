@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import VideoError
-from policy.video.checks import refuse_damaged, refuse_unreadable
+from policy.video.checks import MIN_DECODED_SHARE, refuse_cut_off, refuse_damaged, refuse_unreadable
 from policy.video.clip import ASSUMED_FPS, Part, Picture
 
 if TYPE_CHECKING:
     import av
+
+HEADED = ("matroska,webm", "flv", "mov,mp4,m4a,3gp,3g2,mj2")
+"""Containers whose header says how long they are. Others leave it to guesses from what is there."""
 
 
 def open_video(path: Path) -> Any:
@@ -64,6 +68,40 @@ def stream_rate(stream: Any) -> float:
     return float(rate) if rate else ASSUMED_FPS
 
 
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """From a stream's ticks to seconds since its first frame is shown.
+
+    Broadcasts and recordings in pieces begin at any hour, and B-frames delay the start by some
+    frames in containers that know no edit list. To be made right after opening: where a file's
+    clock starts at another time than 0, a jump may change what FFmpeg takes for the start.
+    """
+
+    start: int  # ticks; 0 where unknown
+    ticks: Fraction  # seconds of one tick
+
+    @classmethod
+    def of(cls, stream: Any) -> Clock:
+        return cls(stream.start_time or 0, stream.time_base or Fraction(0))
+
+    def seconds(self, pts: int) -> float:
+        return float(pts - self.start) * self.ticks.numerator / self.ticks.denominator
+
+    def microseconds(self, seconds: float) -> int:
+        """Where to jump to in a container, for ``seconds``."""
+        return int((seconds + float(self.start * self.ticks)) * 1_000_000)
+
+
+def stated_seconds(container: Any, stream: Any) -> float:
+    """How long a file says its pictures are, or pictures and sound; 0.0 where it does not say."""
+    if container.format.name not in HEADED:
+        return 0.0
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    # Here FFmpeg counts from 0, wherever the clock starts.
+    return max(0.0, ((container.duration or 0) - (container.start_time or 0)) / 1_000_000)
+
+
 @dataclass(slots=True)
 class Damage:
     """Counts packets that are flagged as damaged or do not decode."""
@@ -91,25 +129,64 @@ def container_pictures(path: Path, part: Part) -> Iterator[Picture]:
 
     Raises:
         VideoError: when the file cannot be read, or, after its last good frame, for one that is
-            damaged in more than a tenth of its frames or has none in this part.
+            damaged in more than a tenth of its frames, is cut off by more than a tenth of its time,
+            or has no frame in this part. A file that says neither how many frames it has nor how
+            long it is (a transport stream, a live recording) is taken for whole.
     """
     seeks = bool(part.start) and _can_seek(path, part.start or 0.0)
     with open_video(path) as container:
         stream = video_stream(container, path)
+        clock, length = Clock.of(stream), stated_seconds(container, stream)
         if seeks:
-            container.seek(int((part.start or 0.0) * 1_000_000))
-        fps, damage, count = stream_rate(stream), Damage(), 0
+            container.seek(clock.microseconds(part.start or 0.0))
+        fps, damage, count, time, is_over = stream_rate(stream), Damage(), 0, 0.0, False
         size: tuple[int, int] | None = None
         for index, frame in enumerate(decoded_frames(container, stream, damage)):
             size = size or (frame.width, frame.height)
-            time = index / fps if frame.time is None else float(frame.time)
-            if part.is_over(time):
+            time = index / fps if frame.time is None else clock.seconds(frame.pts)
+            is_over = part.is_over(time)
+            if is_over:
                 break
             if part.has_begun(time):
                 count += 1
                 yield Picture(time=time, size=size, native=frame)
-        declared = part.frames(int(stream.frames), fps)
-    refuse_damaged(path, part, count=count, declared=declared, damaged=damage.packets > 0)
+        num_frames = int(stream.frames)
+    if not (num_frames or is_over) and time < MIN_DECODED_SHARE * length:
+        _refuse_shortened(path, length)
+    refuse_damaged(
+        path,
+        part,
+        count=count,
+        declared=part.frames(num_frames, fps),
+        damaged=damage.packets > 0,
+        seconds=max(time, length),
+    )
+
+
+def _refuse_shortened(path: Path, length: float) -> None:
+    """Raises: VideoError when the packets of a file end well before its stated ``length``.
+
+    Sound may go on after the last picture, and a picture may stay as long as any before it.
+    """
+    from av.error import FFmpegError
+
+    shown, end = [], 0.0
+    with open_video(path) as container:
+        stream = video_stream(container, path)
+        start = float((stream.start_time or 0) * stream.time_base)
+        try:
+            for packet in container.demux():
+                if packet.pts is None or not packet.size:
+                    continue
+                ticks = packet.pts + (packet.duration or 0)
+                end = max(end, float(ticks * packet.time_base) - start)
+                if packet.stream_index == stream.index:
+                    shown.append(float(packet.pts * packet.time_base))
+        except FFmpegError:  # the container breaks off
+            pass
+    shown.sort()
+    stay = max((later - earlier for earlier, later in pairwise(shown)), default=0.0)
+    refuse_cut_off(path, seconds=end, stay=stay, declared=length)
 
 
 def is_unknown(path: Path) -> bool:
@@ -139,11 +216,12 @@ def _can_seek(path: Path, start: float) -> bool:
 
     with open_video(path) as container:
         stream = video_stream(container, path)
+        clock = Clock.of(stream)
         try:
-            container.seek(int(start * 1_000_000))
+            container.seek(clock.microseconds(start))
         except FFmpegError:
             return False
         frame = next(decoded_frames(container, stream, Damage()), None)
         if frame is None or frame.time is None:
             return False
-        return bool(frame.key_frame) and frame.time <= start
+        return bool(frame.key_frame) and clock.seconds(frame.pts) <= start

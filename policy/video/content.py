@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from policy.video.checks import refuse_unreadable
+from policy.video.checks import is_folder, refuse_unreadable
 from policy.video.folders import images_in
 
 
@@ -19,7 +19,7 @@ def file_sha256(path: str | Path) -> str:
         VideoError: when the file cannot be read, or the folder holds no image.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         digests = (bytes.fromhex(file_sha256(image)) for image in images_in(path))
         return hashlib.sha256(b"".join(digests)).hexdigest()
     refuse_unreadable(path)

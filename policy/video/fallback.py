@@ -36,7 +36,7 @@ class Reader:
         Raises:
             VideoError: after the last one, when too few of the part's frames decode.
         """
-        size, count, ended = None, 0, True
+        size, count, ended, time = None, 0, True, 0.0
         with closing(self.images()) as images:
             for time, image in images:
                 size = size or (image.shape[1], image.shape[0])
@@ -47,7 +47,10 @@ class Reader:
                     count += 1
                     yield Picture(time=time, size=size, native=None, image=image)
         declared = part.frames(self.num_frames, self.fps)
-        refuse_damaged(self.path, part, count=count, declared=declared, damaged=ended)
+        seconds = max(time, self.num_frames / self.fps)
+        refuse_damaged(
+            self.path, part, count=count, declared=declared, damaged=ended, seconds=seconds
+        )
 
 
 def find_reader(path: Path) -> Reader | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import VideoError
+from policy.video.checks import is_folder, refuse_unreadable
 from policy.video.clip import ASSUMED_FPS, Part, Picture
 from policy.video.container import (
     container_pictures,
@@ -40,7 +41,7 @@ def iterate_pictures(
 ) -> Iterator[Picture]:
     """As :func:`iterate_frames`, before the conversion to RGB."""
     path, part = Path(path), Part(start_seconds, end_seconds)
-    return folder_pictures(path, part) if path.is_dir() else _file_pictures(path, part)
+    return folder_pictures(path, part) if is_folder(path) else _file_pictures(path, part)
 
 
 def frame_rate(path: str | Path) -> float:
@@ -50,7 +51,7 @@ def frame_rate(path: str | Path) -> float:
         VideoError: when the file cannot be opened or holds no video.
     """
     path = Path(path)
-    return ASSUMED_FPS if path.is_dir() else stated(path).fps
+    return ASSUMED_FPS if is_folder(path) else stated(path).fps
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def stated(path: Path) -> Stated:
     Raises:
         VideoError: when the file cannot be opened or holds no video.
     """
-    if path.is_dir():
+    if is_folder(path):
         return Stated(ASSUMED_FPS, len(images_in(path)))
     try:
         with open_video(path) as container:
@@ -96,5 +97,8 @@ def _file_pictures(path: Path, part: Part) -> Iterator[Picture]:
 
 def _other_reader(path: Path) -> Reader | None:
     """Another way to read a file that PyAV refused; None when it only lacks what was asked for."""
-    has_content = path.is_file() and path.stat().st_size > 0
-    return find_reader(path) if has_content and is_unknown(path) else None
+    try:
+        refuse_unreadable(path)
+    except VideoError:
+        return None
+    return find_reader(path) if is_unknown(path) else None

@@ -16,8 +16,17 @@ from typing import Any
 
 import numpy as np
 
+from policy.video.checks import MIN_DECODED_SHARE
 from policy.video.clip import Part, Picture
-from policy.video.container import Damage, decoded_frames, open_video, stream_rate, video_stream
+from policy.video.container import (
+    Clock,
+    Damage,
+    decoded_frames,
+    open_video,
+    stated_seconds,
+    stream_rate,
+    video_stream,
+)
 
 MIN_FRAMES = 300
 """A shorter video is decoded whole: that is fast, and misses no damage."""
@@ -36,6 +45,14 @@ and raw streams store no time at all."""
 Choose = Callable[[np.ndarray], np.ndarray]
 """From the times [N] of all frames (seconds) to the indices [T] of those to take."""
 
+Keep = Callable[[np.ndarray], Any]
+"""From a frame [H, W, 3] uint8 RGB to what is kept of it."""
+
+
+def whole(frame: np.ndarray) -> np.ndarray:
+    """The :data:`Keep` that keeps everything."""
+    return frame
+
 
 @dataclass(slots=True)
 class Decoded:
@@ -43,7 +60,7 @@ class Decoded:
 
     fps: float
     times: list[float] = field(default_factory=list)  # of every frame
-    frames: dict[int, np.ndarray] = field(default_factory=dict)  # the wanted ones, by index
+    frames: dict[int, Any] = field(default_factory=dict)  # what is kept of the wanted ones
 
     @property
     def count(self) -> int:
@@ -68,7 +85,7 @@ class _Timeline:
 
 
 def read_by_seeking(
-    path: Path, part: Part, choose: Choose, *, min_frames: int = MIN_FRAMES
+    path: Path, part: Part, choose: Choose, keep: Keep = whole, *, min_frames: int = MIN_FRAMES
 ) -> Decoded | None:
     """The chosen frames of ``part``, equal to those of a reading of the whole file.
 
@@ -81,26 +98,27 @@ def read_by_seeking(
     """
     from av.error import FFmpegError
 
-    if path.is_dir():
-        return None
     with open_video(path) as container:
         stream = video_stream(container, path)
         codec = stream.codec_context  # None: one that FFmpeg does not know
         if container.format.name not in FORMATS or codec is None or codec.name not in CODECS:
             return None
         try:
-            return _read(container, stream, part, choose, min_frames)
+            return _read(container, stream, part, choose, keep, min_frames)
         except (FFmpegError, _DoubtError):
             return None
 
 
 def _read(
-    container: Any, stream: Any, part: Part, choose: Choose, min_frames: int
+    container: Any, stream: Any, part: Part, choose: Choose, keep: Keep, min_frames: int
 ) -> Decoded | None:
     if 0 < stream.frames < min_frames:
         return None
-    timeline, base = _timeline(container, stream), stream.time_base
-    timed = ((tick, float(tick) * base.numerator / base.denominator) for tick in timeline.ticks)
+    clock, length = Clock.of(stream), stated_seconds(container, stream)
+    timeline = _timeline(container, stream)
+    timed = [(tick, clock.seconds(tick)) for tick in timeline.ticks]
+    if not stream.frames and timed and timed[-1][1] < MIN_DECODED_SHARE * length:
+        return None  # perhaps cut off
     inside = [
         (tick, time) for tick, time in timed if part.has_begun(time) and not part.is_over(time)
     ]
@@ -121,7 +139,7 @@ def _read(
                 raise _DoubtError
             if (index := wanted.get(frame.pts)) is not None:
                 picture = Picture(time=decoded.times[index], size=size, native=frame)
-                decoded.frames[index] = picture.rgb()
+                decoded.frames[index] = keep(picture.rgb())
     return decoded
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from policy.build import build_policy
 from policy.encoders.base import FrameEncoder
 from policy.encoders.tiny import TinyEncoder
-from policy.modeling import PARTS
+from policy.freezing import PARTS
 from policy.modeling import FaVChatForConditionalGeneration as Policy
 
 BLOCKS = 24

@@ -13,6 +13,7 @@ import torch
 from common.errors import CheckpointError, ConfigError
 from policy.build import build_policy, build_policy_on_meta
 from policy.config import PolicyConfig, PublishedWeights
+from policy.encoders import find_encoder
 from policy.feature_cache import FeatureCache
 from policy.features import FeatureExtractor
 from policy.processing import Example
@@ -60,6 +61,47 @@ def test_published_weights_that_a_part_needs_are_asked_for(tiny_config, changes,
     assert "`random`" in caught.value.fix
     name = next(iter(changes))
     assert f"policy.{name}={changes[name]}" in caught.value.received
+
+
+FITTING = {  # sizes of the published general encoder and Q-Former
+    "general_encoder": "umt_l16",
+    "qformer": "bert_base",
+    "qformer_layers": 12,
+    "shared_width": 1024,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"num_queries": 97}, r"policy\.num_queries=97.*96 queries"),
+        ({"qformer_layers": 11}, r"policy\.qformer_layers=11.*qformer_layers=12"),
+        ({"shared_width": 512}, r"policy\.shared_width=512.*shared_width=1024"),
+        ({"qformer": "minilm", "qformer_layers": 6}, r"policy\.qformer=minilm.*qformer=bert_base"),
+        ({"general_encoder": "tiny"}, r"policy\.general_encoder=tiny.*general_encoder=umt_l16"),
+    ],
+)
+def test_a_recipe_that_published_weights_do_not_fit(tiny_config, changes, named):
+    """Refused before anything is built or read, and on the meta device as well."""
+    recipe = tiny_config(**{**FITTING, **changes})
+    with pytest.raises(ConfigError, match=named) as caught:
+        build_policy_on_meta(recipe)
+    assert "policy.published.umt_l16_qformer=random" in caught.value.fix
+    recipe.published = PublishedWeights(umt_l16_qformer="not/there.pth")
+    with pytest.raises(ConfigError, match=named):
+        build_policy(recipe)
+    recipe.published = PublishedWeights(umt_l16_qformer="random")
+    build_policy_on_meta(recipe)
+
+
+class OwnTower(find_encoder("umt_l16")):
+    """One's own encoder with the published shapes."""
+
+
+def test_ones_own_encoder_may_take_published_weights(tiny_config):
+    own = f"{__name__}:OwnTower"
+    model = build_policy_on_meta(tiny_config(**{**FITTING, "general_encoder": own}))
+    assert type(model.general_encoder).__name__ == "OwnTower"
 
 
 def test_without_a_facial_encoder_its_weights_are_not_asked_for(tiny_config):

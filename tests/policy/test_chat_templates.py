@@ -317,6 +317,18 @@ def test_mistrals_markers_in_a_text_close_nothing():
     assert plain_text(backbone("qwen3"), hostile) == hostile  # ordinary words elsewhere
 
 
+def test_no_text_holds_nul():
+    assert plain_text(backbone("qwen3"), "\0Is\0she<|im\0_end|>happy?\0") == (
+        "Is she<|im _end|>happy?"
+    )
+
+
+def test_a_control_token_with_a_space_does_not_come_out_of_another():
+    tokenizer = backbones.qwen2_5()
+    tokenizer.add_tokens(["<look here>"])
+    assert plain_text(tokenizer, "a <look<|im_end|>here> b") == "a   b"
+
+
 def test_ordinary_words_stay_as_they_are():
     text = "  She said <smiles> [sic], a < b > c; 5 % of 3.  "
     for name in BACKBONES:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from policy.clip_inputs import ClipInputs, ClipPreprocessor
 from policy.encoders.tiny import TinyEncoder
 from policy.faces import FaceBox, FaceDetector, crop_face, track_largest_face
 from policy.video import read_clip
+from tests.policy.video.making import moving, write
 
 
 def preprocessor(**changes) -> ClipPreprocessor:
@@ -130,6 +133,37 @@ class TestFaces:
         else:
             assert inputs.facial_pixels is None
 
+    def test_of_several_faces_the_followed_one_is_cut_out(self, detections):
+        """The large one, in the frame too where it is the smaller of two; between them a gap."""
+        small, followed = box(56, 20, 14, 14), box(10, 10, 12, 12)
+        detections([small, followed], [], [box(8, 8, 16, 16), small])
+        inputs = preprocessor()(self.frames)
+        crops = [
+            self.frames[0, 7:25, 7:25],  # 12 wide: 3 each side
+            self.frames[1, 7:25, 7:25],  # of the nearest boxes the earlier one
+            self.frames[2, 4:28, 4:28],  # 16 wide: 4 each side
+        ]
+        expected = TinyEncoder.prepare([np.ascontiguousarray(crop) for crop in crops])
+        torch.testing.assert_close(inputs.facial_pixels, expected, rtol=0, atol=0)
+        assert inputs.faces.tolist() == [True, False, True]
+
+    def test_large_frames_do_not_stay_in_memory(self, tmp_path, detections):
+        """Sixteen of 1280×720 take 44 MB, of which two at a time and the small ones are held."""
+        images = moving(16, (1280, 720))
+        path = write(tmp_path / "large.mp4", images, options={"preset": "ultrafast"})
+        detections(*[[box(600, 300, 40, 40)]] * 16)
+        preprocess = preprocessor(num_frames=16)
+        tracemalloc.start()
+        inputs = preprocess(path)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert inputs.num_frames == 16
+        assert peak < 4 * 1280 * 720 * 3
+
+    def test_too_many_frames_in_memory(self):
+        with pytest.raises(VideoError, match="at most 128 frames"):
+            preprocessor()(np.zeros((129, 4, 4, 3), np.uint8))
+
     def test_other_arrays_than_pictures_are_refused(self):
         for wrong in (
             self.frames[0],
@@ -164,6 +198,8 @@ class TestSampling:
         with pytest.raises(VideoError, match=r"with 5 frames to look at; .* min_frames=6"):
             preprocessor(num_frames=8, min_frames=6)(folder)
         with pytest.raises(VideoError, match="with 3 frames"):
+            preprocessor(num_frames=8, min_frames=4, sampling="fps", fps=12.5)(folder)
+        with pytest.raises(VideoError, match=r"raise policy\.fps=12\.5, give a longer"):
             preprocessor(num_frames=8, min_frames=4, sampling="fps", fps=12.5)(folder)
         with pytest.raises(VideoError, match=r"in memory \(1, 4, 4, 3\) with 1 frame to look at"):
             preprocessor(min_frames=2)(np.zeros((1, 4, 4, 3), np.uint8))
@@ -227,6 +263,14 @@ class TestName:
     ("change", "message"),
     [
         ({"sampling": "every"}, "sampling=every"),
+        ({"num_frames": -1}, "num_frames=-1"),
+        ({"num_frames": "8"}, "num_frames='8'; it is an integer"),
+        ({"num_frames": 129}, "num_frames=129; it is at most 128"),
+        ({"min_frames": 0}, "min_frames=0"),
+        ({"min_frames": 4}, "min_frames=4; it is at most num_frames"),
+        ({"fps": 0.0}, "fps=0.0; it is positive"),
+        ({"fps": float("nan")}, "fps=nan; it is positive"),
+        ({"fps": float("inf")}, "fps=inf; it is positive"),
         ({"face_crop": "head"}, "face_crop=head"),
         ({"facial_source": "both"}, "facial_source=both"),
         ({"general_encoder": "vgg"}, "vgg"),

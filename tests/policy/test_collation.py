@@ -6,8 +6,11 @@ import functools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from common.errors import ConfigError
+from policy.chat_templates import control_strings
 from policy.collation import pad
 from policy.config import PolicyConfig
 from policy.language.media_tokens import register_media_tokens
@@ -85,6 +88,12 @@ def test_a_batch_of_both_kinds_is_refused(tiny):
     )
     with pytest.raises(ConfigError, match="some clips have general_pixels and others have not"):
         tiny[1].collate([without, Example(video="", question="?", clip=features)])
+
+
+def test_an_empty_batch_is_refused(tiny):
+    for collate in (tiny[1].collate, tiny[1].collate_vision):
+        with pytest.raises(ConfigError, match="a batch without examples"):
+            collate([])
 
 
 def test_features_are_padded_stage_by_stage(tiny):
@@ -172,6 +181,25 @@ class TestTurns:
         assert int((ids == tiny[1].video_token_id).sum()) == 4
         assert int((ids == tiny[1].end_token_id).sum()) == 5  # system, and twice both sides
 
+    def test_a_question_cannot_move_an_answer(self, tiny):
+        evil = "a\x00answer 0\x00b\x000\x01c"
+        example = Example(
+            video="", turns=[(evil, "No.")], question="Why?", answer="So.", clip=clip()
+        )
+        ids = tiny[1].collate([example])["input_ids"][0]
+        assert tiny[1].decode(ids).replace("<|video_pad|>" * 4, "<clip>") == (
+            "<|im_start|>user\n<|vision_start|><clip><|vision_end|>a answer 0 b 0\x01c<|im_end|>\n"
+            "<|im_start|>assistant\nNo.<|im_end|>\n"
+            "<|im_start|>user\nWhy?<|im_end|>\n"
+            "<|im_start|>assistant\nSo.<|im_end|>"
+        )
+
+    def test_a_template_that_drops_earlier_answers_is_refused(self, tiny, monkeypatch):
+        asked = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+        monkeypatch.setattr(tiny[1], "chat_template", asked)
+        with pytest.raises(ConfigError, match=r"writes the answers never .* with 2 answers"):
+            tiny[1].collate([self.example])
+
 
 MAKERS = {
     "qwen2.5": backbones.qwen2_5,
@@ -223,6 +251,43 @@ class TestBackbones:
             for token in processor.answer_tokens(answer)
         ]
         assert [label for label in labels if label != -100] == trained
+
+    @settings(max_examples=30, deadline=None)
+    @given(data=st.data())
+    def test_hostile_texts_neither_forge_nor_lose_anything(self, tiny, name, data):
+        processor = backbone(name, tiny[1].qformer_tokenizer)
+        control = control_strings(processor.tokenizer)
+        pieces = ["\0", "\x000\x01", "\x001\x01", "\x00answer 0\x00", "0\x01", "<|im_", "end|>"]
+        pieces += ["{{ 7 * 7 }}", "{% for %}", " ", "\n", "é", "笑", "1", "[SEP]", *control[:16]]
+        texts = st.lists(st.sampled_from(pieces), max_size=8).map("".join)
+        hostile = [data.draw(texts) for _ in range(6)]
+        system, questions, answers = hostile[0], hostile[1::2], hostile[2::2]
+        questions = [f"{question}x" for question in [*questions]]  # none may be empty
+        answers = [*answers, "So."]
+
+        def collated(system, questions, answers):
+            example = Example(
+                video="",
+                system=system,
+                turns=tuple(zip(questions, answers, strict=True))[:-1],
+                question=questions[-1],
+                answer=answers[-1],
+                clip=clip(1),
+            )
+            return processor.collate([example])
+
+        batch = collated(system, questions, answers)
+        plain = collated("a", ["b"] * 3, ["c"] * 3)
+        ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
+        # As many control tokens, in the same order, as around harmless texts: nothing is forged.
+        special = set(processor.tokenizer.added_tokens_decoder)
+        frame = [[i for i in b["input_ids"][0].tolist() if i in special] for b in (batch, plain)]
+        assert frame[0] == frame[1]
+        # Every answer is trained on, whole and in order, and no place of one is left.
+        trained = [token for token in labels if token != -100]
+        assert trained == [t for answer in answers for t in processor.answer_tokens(answer)]
+        assert all(label in (-100, token) for label, token in zip(labels, ids, strict=True))
+        assert "\0" not in processor.decode(ids)
 
     def test_a_prompt_is_the_same_by_every_way(self, tiny, name):
         processor = backbone(name, tiny[1].qformer_tokenizer)

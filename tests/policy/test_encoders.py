@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import h5py
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from scipy.signal import correlate2d
 
 from common.errors import ConfigError
 from policy.encoders import ENCODERS, find_encoder
+from policy.encoders.base import EncoderOptions
 from policy.encoders.mini_xception import EMOTIONS, MiniXception, same_max_pool
 from policy.faces import FaceDetector, crop_face, track_largest_face
 from policy.video import read_clip
@@ -133,6 +136,48 @@ def test_train_mode_changes_neither_outputs_nor_statistics(name):
         assert torch.equal(got, want)
     assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())
     assert tuple(stage.shape[2] for stage in expected) == encoder.stage_channels
+
+
+@pytest.mark.parametrize("name", [n for n, e in ENCODERS.items() if e.published_kind is None])
+def test_the_maps_depend_on_all_that_a_stage_may_train(name):
+    encoder = find_encoder(name)()
+    image = np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    sum((stage**2).mean() for stage in encoder(encoder.prepare([image])[None])).backward()
+    trained = {id(parameter) for parameter in encoder.trainable_parameters()}
+    assert trained == {id(p) for p in encoder.parameters() if p.grad is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices(EncoderOptions):
+    """Options of each type that recipes can write, and of one that is not checked."""
+
+    flag: bool = False
+    rate: float = 0.5
+    names: tuple[str, ...] = ()
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
+def test_options_are_read_by_their_types():
+    sizes = {"a": 1}
+    found = Choices.of({"flag": True, "rate": 1, "names": ["x", "y"], "sizes": sizes}, "mine")
+    assert found == Choices(flag=True, rate=1, names=("x", "y"), sizes=sizes)
+    assert Choices.of({"names": []}).names == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"flag": 1}, "mine options flag=1; it is true or false"),
+        ({"rate": "1"}, "mine options rate='1'; it is a number"),
+        ({"rate": True}, "mine options rate=True; it is a number"),
+        ({"names": "xy"}, "mine options names='xy'; it is a list, each a string"),
+        ({"names": ["x", None]}, r"mine options names=\['x', None\]; it is a list, each a string"),
+        ({"colour": 1}, "mine options colour; this encoder knows flag, rate, names, sizes"),
+    ],
+)
+def test_options_of_other_types_are_refused(values, named):
+    with pytest.raises(ConfigError, match=named):
+        Choices.of(values, "mine")
 
 
 def test_efficientnet_tells_a_picture_from_its_shifted_self():

@@ -88,15 +88,49 @@ class TestTrack:
     left, left_moved = box(10, 10, 40, 40), box(14, 10, 40, 40)
     right_larger = box(100, 10, 80, 80)
 
-    def test_starts_with_the_largest_and_stays_with_it(self) -> None:
-        detector = Scripted(
-            [self.left], [self.right_larger, self.left_moved], [self.right_larger, self.left]
-        )
-        assert track_largest_face(frames(3), detector) == [self.left, self.left_moved, self.left]
+    def test_stays_with_the_largest_when_another_comes_nearer(self) -> None:
+        near = box(10, 10, 44, 44)  # the largest of all; later 40 wide, where the other is 42
+        other = box(100, 10, 42, 42)
+        detector = Scripted([other, self.left], [near], [other, self.left_moved])
+        assert track_largest_face(frames(3), detector) == [self.left, near, self.left_moved]
 
     def test_a_frame_without_a_face_is_none_and_the_face_is_taken_up_again(self) -> None:
-        detector = Scripted([self.left], [], [self.right_larger, self.left_moved])
-        assert track_largest_face(frames(3), detector) == [self.left, None, self.left_moved]
+        near, other = box(10, 10, 44, 44), box(100, 10, 42, 42)
+        detector = Scripted([near], [], [other, self.left_moved])
+        assert track_largest_face(frames(3), detector) == [near, None, self.left_moved]
+
+    def test_a_small_face_that_is_there_first_does_not_win_the_clip(self) -> None:
+        """It touches the small box of the next frame a little: 1 of 39 pixels wide, IoU .026."""
+        large = box(100, 0, 200, 200)
+        small = [box(x, 0, 20, 20) for x in (0, 19, 38, 57)]
+        detector = Scripted([small[0]], *[[large, face] for face in small[1:]])
+        assert track_largest_face(frames(4), detector) == [small[0], large, large, large]
+
+    def test_is_followed_backward_too(self) -> None:
+        """Approaching: from the frame where it is largest back to those where another is larger."""
+        coming = [box(100, 0, size, size) for size in (50, 70, 90)]
+        other = box(10, 0, 60, 60)
+        detector = Scripted([other, coming[0]], [coming[1], other], [coming[2], other])
+        assert track_largest_face(frames(3), detector) == coming
+
+    def test_must_overlap_more_than_a_fifth(self) -> None:
+        """Of 60 pixels: moved by 40 it shares 20 of 100, by 39 it shares 21 of 99."""
+        start = box(0, 0, 60, 60)
+        for shift, is_followed in ((39, True), (40, False)):
+            # Two at once are found largest first; of equals the first one is where it starts.
+            moved, other = box(shift, 0, 60, 60), box(300, 0, 60, 60)
+            detector = Scripted([start], [other, moved])
+            expected = moved if is_followed else other
+            assert track_largest_face(frames(2), detector) == [start, expected]
+
+    def test_a_face_alone_is_taken_wherever_it_is(self) -> None:
+        places = [box(x, 0, size, size) for x, size in ((0, 40), (200, 20), (90, 60), (0, 10))]
+        found = [[places[0]], [], *[[place] for place in places[1:]]]
+        assert track_largest_face(frames(5), Scripted(*found)) == [places[0], None, *places[1:]]
+
+    def test_boxes_without_area(self) -> None:
+        empty = box(5, 5, 0, 0)
+        assert track_largest_face(frames(2), Scripted([empty], [empty])) == [empty, empty]
 
     def test_moves_to_the_largest_when_its_face_has_left(self) -> None:
         small = box(200, 100, 20, 20)
@@ -113,6 +147,7 @@ class TestOverlap:
         assert overlap(box(0, 0, 10, 10), box(5, 0, 10, 10)) == pytest.approx(1 / 3)
         assert overlap(box(0, 0, 10, 10), box(0, 0, 10, 10)) == 1.0
         assert overlap(box(0, 0, 10, 10), box(20, 20, 10, 10)) == 0.0
+        assert overlap(box(0, 0, 0, 0), box(0, 0, 0, 0)) == 0.0
 
 
 class TestCrop:

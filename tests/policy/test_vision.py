@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from common.errors import ConfigError
 from tests.policy.small_policies import NUM_FRAMES, PAPER, UMT, small_clips, small_policy
 
 SIDES = {
@@ -80,9 +81,8 @@ def test_windows_of_frame_encoders_are_the_whole(window):
 
 
 def test_windows_of_joint_time_encoders_are_clips_of_their_own():
-    model = small_policy(**PAPER).double()
+    model = small_policy(**PAPER, frames_per_clip=3).double()
     pixels = small_clips(model.config)["general_pixels"]
-    model.config.frames_per_clip = 3
     mask = torch.tensor([[True] * 4, [True] * 2 + [False] * 2])
     with torch.no_grad():
         (maps,) = model.encode_frames("general", pixels, mask)
@@ -93,6 +93,68 @@ def test_windows_of_joint_time_encoders_are_clips_of_their_own():
     torch.testing.assert_close(maps[1:, :2], second, atol=1e-12, rtol=1e-12)
     assert not maps[1, 2:].any()
     assert maps.shape[1] == NUM_FRAMES
+
+
+def test_windows_whose_order_nothing_shows_are_refused():
+    """Tokens of a published encoder tell windows apart only when the policy is built for it."""
+    model = small_policy(**PAPER)
+    clips = small_clips(model.config)
+    model.config.frames_per_clip = NUM_FRAMES
+    rows(model, **clips)  # one window
+    with torch.no_grad():
+        features = model.encode_frames("general", clips["general_pixels"])[-1]
+    model.config.frames_per_clip = NUM_FRAMES - 1
+    named = "frames_per_clip=3 for a clip of 4 frames"
+    with pytest.raises(ConfigError, match=named):
+        model.encode_frames("general", clips["general_pixels"])
+    with pytest.raises(ConfigError, match=named):
+        rows(model, **clips)
+    clips.pop("general_pixels")
+    with pytest.raises(ConfigError, match=named):
+        rows(model, **clips, general_features=features)
+    built = small_policy(**PAPER, frames_per_clip=NUM_FRAMES - 1)
+    rows(built, **clips, general_features=features)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("side", SIDES)
+def test_what_is_not_finite_in_padding_reaches_neither_rows_nor_gradients(side, bad):
+    model = small_policy(**SIDES[side]).double()
+    model.requires_grad_(True)
+    clips = small_clips(model.config)
+    streams = [name for name in clips if name.endswith("pixels")]
+
+    def result() -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+        model.zero_grad()
+        given = model.visual_prefix(**clips).rows
+        (given**2).sum().backward()
+        return given.detach(), [p.grad for p in model.parameters()]
+
+    for name in streams:
+        clips[name][1, -1] = 0
+    expected, gradients = result()
+    for name in streams:
+        clips[name][1, -1] = bad
+    got, poisoned = result()
+    assert torch.equal(got, expected)
+    for ours, theirs in zip(poisoned, gradients, strict=True):
+        assert (ours is None) == (theirs is None)
+        assert ours is None or torch.equal(ours, theirs)
+
+
+def test_features_that_are_not_finite_in_padding_are_as_good_as_zeros():
+    model = small_policy(**PAPER)
+    clips = small_clips(model.config)
+    mask = clips["frame_mask"]
+    with torch.no_grad():
+        general = model.encode_frames("general", clips.pop("general_pixels"), mask)[-1]
+        facial = model.encode_frames("facial", clips.pop("facial_pixels"), mask)
+    features = {"general_features": general, "facial_features": facial}
+    expected = rows(model, **clips, **features)
+    for stage in (general, *facial):
+        stage[1, -1] = float("nan")
+    assert torch.equal(rows(model, **clips, **features), expected)
+    assert general[1, -1].isnan().all()  # what was given stays as it was
 
 
 def test_facial_maps_are_averaged_down_to_the_grid():

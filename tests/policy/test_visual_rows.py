@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import pytest
 import torch
 
-from common.errors import NoFaceError, SampleError, VideoError
+from common.errors import ConfigError, NoFaceError, SampleError, VideoError
+from policy import visual_rows
 from policy.build import build_policy
 from policy.feature_cache import FeatureCache
 from policy.features import FeatureExtractor
@@ -73,14 +75,15 @@ def test_frozen_rows_are_made_once(extractor, questions, monkeypatch):
     extractor.model.requires_grad_(False)
     first = encode_rows(extractor, questions)
     kept = list(extractor.cache.folder.rglob("*.safetensors"))
-    assert len(kept) == len(questions)  # rows in place of features
+    assert len(kept) == len(questions) + 2 * len(CLIPS)  # rows, and features of both streams
     cache = FeatureCache(extractor.cache.folder)
     fresh = FeatureExtractor(extractor.model, extractor.processor, cache)
     monkeypatch.setattr(extractor.processor, "prepare_clip", None)  # would raise when called
     calls = calls_of(extractor.model)
     second = encode_rows(fresh, questions)
     assert not calls
-    assert (cache.hits, cache.misses) == (len(questions), 0)  # of rows; features are not read
+    assert (cache.rows.hits, cache.rows.misses) == (len(questions), 0)
+    assert (cache.features.hits, cache.features.misses) == (0, 0)  # not even read
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one.rows, other.rows)
         assert torch.equal(one.stream_weights, other.stream_weights)
@@ -91,6 +94,96 @@ def test_a_clip_of_many_questions_is_read_and_encoded_once(extractor, questions)
     calls = calls_of(extractor.model)
     encode_rows(uncached(extractor), questions, batch_size=2)
     assert calls.count("general_encoder") == len(CLIPS)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_new_question_about_a_known_clip_encodes_nothing(extractor, real_clip, frozen):
+    video = str(real_clip(CLIPS[0]))
+    asked = [Question(video=video, text=text) for text in (SHORT, LONG, "Who?")]
+    if frozen:
+        extractor.model.requires_grad_(False)
+    calls = calls_of(extractor.model)
+    results = [encode_rows(extractor, [question])[0] for question in asked]
+    assert calls.count("general_encoder") == calls.count("facial_encoder") == 1
+    for question, result in zip(asked, results, strict=True):
+        assert close(result, own_rows(extractor, question))
+    # One lookup of each stream's features a question, of which the first found nothing.
+    cache = extractor.cache
+    assert (cache.features.hits, cache.features.misses) == (4, 2)
+    assert (cache.rows.hits, cache.rows.misses) == ((0, 3) if frozen else (0, 0))
+
+
+@pytest.mark.parametrize("fate", ["replaced", "deleted"])
+def test_a_video_that_changes_meanwhile_costs_no_other_and_keeps_no_rows(
+    extractor, real_clip, tmp_path, fate
+):
+    """Rows of what was there before must not lie under the new content's name."""
+    extractor.model.requires_grad_(False)
+    path, other = tmp_path / "clip.mp4", str(real_clip(CLIPS[1]))
+    shutil.copyfile(real_clip(CLIPS[0]), path)
+
+    def change(*_) -> None:
+        if fate == "replaced":
+            shutil.copyfile(other, path)
+        else:
+            path.unlink(missing_ok=True)
+
+    handle = extractor.model.general_encoder.register_forward_hook(change)
+    asked = [Question(video=str(path), text=SHORT), Question(video=other, text=LONG)]
+    results = encode_rows(extractor, asked, batch_size=1)
+    handle.remove()
+    first = Question(video=str(real_clip(CLIPS[0])), text=SHORT)
+    assert close(results[0], own_rows(extractor, first))  # it had been decoded
+    assert close(results[1], own_rows(extractor, asked[1]))
+    second = Question(video=other, text=SHORT)
+    assert close(encode_rows(extractor, [second])[0], own_rows(extractor, second))
+
+
+def test_rows_of_a_video_replaced_before_it_is_decoded_are_not_kept(
+    extractor, real_clip, tmp_path, monkeypatch
+):
+    extractor.model.requires_grad_(False)
+    path, first = tmp_path / "clip.mp4", str(real_clip(CLIPS[0]))
+    shutil.copyfile(first, path)
+    prepare = extractor.processor.prepare_clip
+
+    def replace_and_prepare(video, **options):
+        shutil.copyfile(real_clip(CLIPS[1]), path)
+        return prepare(video, **options)
+
+    monkeypatch.setattr(extractor.processor, "prepare_clip", replace_and_prepare)
+    encode_rows(extractor, [Question(video=str(path), text=SHORT)])
+    monkeypatch.undo()
+    asked = Question(video=first, text=SHORT)
+    assert close(encode_rows(extractor, [asked])[0], own_rows(extractor, asked))
+
+
+def test_autocast_changes_no_rows(extractor, questions):
+    extractor.model.requires_grad_(False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (made,) = encode_rows(extractor, questions[:1])
+    (kept,) = encode_rows(extractor, questions[:1])
+    assert made.rows.dtype == torch.float32
+    assert torch.equal(made.rows, kept.rows)
+    assert close(made, own_rows(extractor, questions[0]))
+
+
+@pytest.mark.parametrize("place", ["encoder", "levels"])
+def test_a_new_version_of_the_code_makes_new_rows(extractor, questions, monkeypatch, place):
+    extractor.model.requires_grad_(False)
+    encode_rows(extractor, questions[:1])
+    if place == "encoder":
+        monkeypatch.setattr(type(extractor.model.facial_encoder), "version", "2")
+    else:
+        monkeypatch.setattr(visual_rows, "ROWS_VERSION", "2")
+    encode_rows(extractor, questions[:1])
+    assert (extractor.cache.rows.hits, extractor.cache.rows.misses) == (0, 2)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_of_nothing_is_refused(extractor, questions, batch_size):
+    with pytest.raises(ConfigError, match=f"batch_size={batch_size}"):
+        encode_rows(extractor, questions, batch_size=batch_size)
 
 
 @pytest.mark.parametrize("part", ["low_level", "middle_level", "high_level", "projector"])

@@ -62,6 +62,19 @@ def test_every_change_is_noticed(module, change):
     assert after == fresh(module)
 
 
+def test_changes_in_inference_mode_are_noticed_though_nothing_counts_them(module):
+    with torch.inference_mode():
+        built = nn.Linear(3, 4)
+        weights = WeightsHash()
+        names = [weights({"a": built}), weights({"a": built})]
+        built.weight[0, 0] += 1.0
+        names.append(weights({"a": built}))
+    assert names[0] == names[1] != names[2]
+    assert weights({"a": built}) == names[2] == fresh(built)
+    assert weights({"a": module}) == fresh(module)
+    assert weights({"a": built}) == names[2]
+
+
 def test_what_stays_is_hashed_once(module, monkeypatch):
     calls = []
     monkeypatch.setattr(

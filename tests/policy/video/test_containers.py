@@ -61,9 +61,7 @@ def test_every_frame_at_its_time(tmp_path: Path, name: str, codec: str, how) -> 
     assert clip.frames.shape == (12, 48, 64, 3)
     assert levels_of(clip.frames) == pytest.approx(LEVELS, abs=6)
     if not name.endswith("h264"):  # which stores no times
-        # Some containers begin late, by the delay of B-frames or by a second.
-        assert clip.times - clip.times[0] == pytest.approx(np.arange(12) / rate, abs=0.002)
-        assert 0 <= clip.times[0] < 2
+        assert clip.times == pytest.approx(np.arange(12) / rate, abs=0.002)
         assert frame_rate(path) == pytest.approx(rate, rel=0.01)
     chosen = read_clip(path, num_frames=3)
     np.testing.assert_array_equal(chosen.frames, clip.frames[[2, 6, 10]])
@@ -296,19 +294,127 @@ class TestNoVideo:
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts", "avi", "flv"])
 @pytest.mark.parametrize("share", [0.5, 0.97])
 def test_cut_off_tails(tmp_path: Path, container: str, share: float) -> None:
-    """A file that knows its length is refused past a tenth; one that does not gives what it has."""
+    """Refused past a tenth. A transport stream does not know its length and gives what it has."""
     path = tmp_path / "cut"
     options = {"movflags": "faststart"} if container == "mp4" else {}
     how = {"options": {"g": "10", "bf": "0"}, "container_options": options}
     write(path, moving(60), container=container, **how)
     whole = read_clip(path)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    if share == 0.5 and container in ("mp4", "avi"):
-        with pytest.raises(VideoError, match=r"decodable frames of 60.*90%"):
-            read_clip(path, num_frames=4)
+    if share == 0.5 and container != "mpegts":
+        counts = container in ("mp4", "avi")  # the others state their length only
+        words = "decodable frames of 60" if counts else "seconds of 6.00"
+        for num_frames in (None, 4):
+            with pytest.raises(VideoError, match=f"{words}.*90%"):
+                read_clip(path, num_frames=num_frames)
         return
     left = read_clip(path)
     assert 60 * (share - 0.15) < len(left.frames) <= 60
     np.testing.assert_allclose(left.times, whole.times[: len(left.times)], atol=0.002)
     chosen = read_clip(path, num_frames=1)
     np.testing.assert_array_equal(chosen.frames[0], left.frames[len(left.frames) // 2])
+
+
+class TestStatedLength:
+    """Containers that state no number of frames, but their length in seconds."""
+
+    @staticmethod
+    def cut(path: Path, share: float) -> Path:
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+        return path
+
+    @pytest.mark.parametrize(
+        ("name", "codec", "options"),
+        [
+            ("a.mkv", "libx264", {"g": "30"}),
+            ("a.webm", "libvpx-vp9", {"g": "30", "deadline": "realtime", "cpu-used": "8"}),
+            ("a.flv", "libx264", {"g": "30"}),
+        ],
+    )
+    def test_a_tenth_of_a_long_file_is_refused(self, tmp_path, name, codec, options) -> None:
+        """Long enough to be read by jumps, were it whole."""
+        path = write(tmp_path / name, moving(420), codec, options=options)
+        assert len(read_clip(path, num_frames=2).frames) == 2
+        self.cut(path, 0.1)
+        with pytest.raises(VideoError, match=r"seconds of 4[12]\.\d+; a damaged or cut-off"):
+            read_clip(path, num_frames=2)
+        assert len(read_clip(path, num_frames=2, end_seconds=1.0).frames) == 2  # this is there
+        with pytest.raises(VideoError, match="cut-off"):
+            read_clip(path, start_seconds=20.0)
+
+    def test_where_the_clock_starts_late(self, tmp_path: Path) -> None:
+        """The header states when it ends; of the ten seconds before, three are left."""
+        times = [1000 + index / 10 for index in range(100)]
+        path = self.cut(write(tmp_path / "a.mkv", moving(100), times=times), 0.3)
+        with pytest.raises(VideoError, match=r"seconds of 10\.00"):
+            read_clip(path)
+
+    @pytest.mark.parametrize("num", [5, 20])
+    def test_a_picture_that_stays_long_at_the_end(self, tmp_path: Path, num: int) -> None:
+        """As in a slide show: the last one begins well before nine tenths of the length."""
+        times = [2.0 * index for index in range(num)]
+        path = tmp_path / "slides.mkv"
+        with av.open(str(path), "w") as output:
+            stream = output.add_stream("libx264", rate=10, options={"bf": "0"})
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            stream.codec_context.time_base = Fraction(1, 1000)
+            for time, image in zip(times, grey([10 * i for i in range(num)]), strict=True):
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                frame.pts, frame.time_base, frame.duration = (
+                    round(1000 * time),
+                    Fraction(1, 1000),
+                    2000,
+                )
+                output.mux(stream.encode(frame))
+            output.mux(stream.encode(None))
+        assert read_clip(path).times.tolist() == times
+
+    @pytest.mark.parametrize("name", ["a.mkv", "a.flv"])
+    def test_sound_that_goes_on_longer(self, tmp_path: Path, name: str) -> None:
+        """Twelve pictures in 1.2 seconds, with 6 seconds of sound."""
+
+        def sound(output) -> list:
+            stream = output.add_stream("aac", rate=22050)
+            packets = []
+            for index in range(6 * 22050 // 1024):
+                frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+                frame.planes[0].update(bytes(4 * 1024))
+                frame.rate, frame.pts, frame.time_base = 22050, 1024 * index, Fraction(1, 22050)
+                packets += stream.encode(frame)
+            return packets + stream.encode(None)
+
+        path = write(tmp_path / name, grey(LEVELS), before=sound)
+        with open_video(path) as container:
+            assert container.duration > 5_000_000  # what this test is about
+        assert levels_of(read_clip(path).frames) == pytest.approx(LEVELS, abs=4)
+        with pytest.raises(VideoError, match="cut-off"):
+            read_clip(self.cut(path, 0.6))
+
+
+class TestClock:
+    """Times count from the first frame, whatever time the file's clock shows there."""
+
+    @pytest.mark.parametrize(
+        ("name", "how"),
+        [
+            ("a.mkv", {}),
+            ("a.mp4", {}),
+            ("a.flv", {}),
+            ("a.ts", {"container": "mpegts"}),
+            ("a.webm", {"codec": "libvpx-vp9", "options": {"cpu-used": "8", "g": "12"}}),
+        ],
+    )
+    def test_that_starts_late(self, tmp_path: Path, name: str, how: dict) -> None:
+        how = {"options": {"g": "12", "bf": "2"}, **how}
+        images = moving(400)
+        plain = write(tmp_path / f"0{name}", images, times=[i / 10 for i in range(400)], **how)
+        late = write(tmp_path / name, images, times=[1000 + i / 10 for i in range(400)], **how)
+        for part in ({}, {"start_seconds": 13.3, "end_seconds": 20.0}, {"start_seconds": 39.0}):
+            for num_frames in (None, 2):  # all of them; by jumps where the part is long
+                expected = read_clip(plain, num_frames=num_frames, **part)
+                clip = read_clip(late, num_frames=num_frames, **part)
+                np.testing.assert_allclose(clip.times, expected.times, atol=1e-6)
+                np.testing.assert_array_equal(clip.frames, expected.frames)
+        assert read_clip(late).times == pytest.approx(np.arange(400) / 10, abs=1e-6)
+        with pytest.raises(VideoError, match=r"covers 0 to (39\.9|40\.|40\.1)\d* seconds"):
+            read_clip(late, start_seconds=1000.0, end_seconds=1002.0)

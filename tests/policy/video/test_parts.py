@@ -20,7 +20,7 @@ from policy.video import (
     iterate_pictures,
     read_clip,
 )
-from policy.video.folders import natural_key
+from policy.video.folders import natural_key, read_image
 from tests.policy.video.making import grey, levels_of, moving, write
 
 LEVELS = [20 + 4 * index for index in range(50)]
@@ -96,7 +96,7 @@ class TestParts:
             read_clip(video, start_seconds=start, end_seconds=end)
 
     def test_a_part_beyond_the_end(self, video: Path) -> None:
-        with pytest.raises(VideoError, match=r"between 7\.0 and 9\.0 seconds"):
+        with pytest.raises(VideoError, match=r"covers 0 to 5\.00 .* between 7\.0 and 9\.0 seconds"):
             read_clip(video, start_seconds=7.0, end_seconds=9.0)
 
     def test_a_part_that_a_cut_off_file_lacks(self, tmp_path: Path) -> None:
@@ -190,6 +190,36 @@ class TestFolder:
             (folder / name).write_bytes(data[:-30] if content is None else content)
         with pytest.raises(VideoError, match="10 decodable frames of 12"):
             read_clip(folder)
+
+    def test_only_the_chosen_are_decoded(self, folder: Path, monkeypatch) -> None:
+        expected = read_clip(folder)
+        decoded = []
+
+        def counted(path: Path) -> np.ndarray | None:
+            decoded.append(path.name)
+            return read_image(path)
+
+        monkeypatch.setattr("policy.video.folders.read_image", counted)
+        clip = read_clip(folder, num_frames=3, start_seconds=0.08)
+        np.testing.assert_array_equal(clip.frames, expected.frames[[3, 7, 10]])
+        np.testing.assert_array_equal(clip.times, expected.times[[3, 7, 10]])
+        # Of frames 2..11 the middles of thirds, and the first one, which gives the size.
+        assert decoded == ["3.png", "4.png", "8.png", "11.png"]
+
+    def test_a_broken_one_among_the_chosen(self, folder: Path) -> None:
+        """Then the choice is among those that are left, as in a reading of the whole."""
+        (folder / "3.png").write_bytes(b"no picture")
+        left = [10.0 * index for index in range(12) if index != 2]
+        chosen = read_clip(folder, num_frames=3)
+        assert levels_of(chosen.frames) == [left[index] for index in even_indices(11, 3)]
+
+    def test_hidden_files_and_folders_are_no_frames(self, folder: Path) -> None:
+        before, name = read_clip(folder), file_sha256(folder)
+        for index in range(1, 13):
+            (folder / f"._{index}.png").write_bytes(b"left by a Mac")
+        (folder / "thumb.png").mkdir()
+        np.testing.assert_array_equal(read_clip(folder).frames, before.frames)
+        assert file_sha256(folder) == name
 
     def test_no_image_decodes(self, folder: Path) -> None:
         for image in folder.glob("*.png"):

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from common.errors import VideoError
-from policy.video import even_indices, file_sha256, read_clip
+from policy.video import (
+    even_indices,
+    file_sha256,
+    frame_rate,
+    iterate_pictures,
+    read_clip,
+    read_frames,
+)
 from tests.policy.video.making import grey, levels_of, write
 
 LEVELS = [20 + 12 * index for index in range(16)]  # far further apart than codec noise
@@ -60,10 +67,26 @@ def test_stream_that_changes_size_takes_the_first_size(tmp_path: Path) -> None:
     assert levels_of(clip.frames) == pytest.approx([40, 60, 160, 180], abs=3)
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_what_is_kept_of_the_frames(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"levels.{suffix}", grey(LEVELS[:3]), options=FINE)
+    read = read_frames(path, lambda frame: [float(frame.mean())], num_frames=6)
+    clip = read_clip(path, num_frames=6)
+    assert [kept[0] for kept in read.kept] == levels_of(clip.frames)
+    assert read.kept[0] is read.kept[1]
+    assert (read.times.tolist(), read.fps) == (clip.times.tolist(), clip.fps)
+
+
 class TestBadFiles:
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(VideoError, match=r"gone\.mp4.*No such file"):
             read_clip(tmp_path / "gone.mp4")
+
+    @pytest.mark.parametrize("name", ["a\0b.mp4", "a" * 5000])
+    def test_what_can_be_no_path(self, name: str) -> None:
+        for call in (read_clip, file_sha256, frame_rate, lambda path: next(iterate_pictures(path))):
+            with pytest.raises(VideoError, match="cannot be read"):
+                call(name)
 
     def test_folder_without_images(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("no frames here")
