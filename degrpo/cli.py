@@ -47,15 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_corpus(commands)
-    _add_recipe_command(
-        commands,
-        "model",
-        _model,
-        "print a recipe's policy: parameters by part, and what learns in each phase",
-        "Builds the policy's shapes alone: no weights, no GPU, no network, a 7B model in seconds. "
-        "Shows total and trainable parameters by part for the three stages and RL, how many tokens "
-        "a clip becomes, and the size of the weights.",
-    )
+    _add_model(commands)
     _add_recipe_command(
         commands,
         "sft",
@@ -175,6 +167,47 @@ def _corpus(action: str) -> Callable[[argparse.Namespace], int]:
     return run
 
 
+def _add_model(commands) -> None:
+    model = _add_recipe_command(
+        commands,
+        "model",
+        _model,
+        "print a recipe's policy: parameters by part, what learns in each phase, and memory",
+        "Builds the policy's shapes alone: no weights, no GPU, no network, a 7B model in seconds. "
+        "Shows total and trainable parameters by part for the three stages and RL, how many tokens "
+        "a clip becomes, and the size of the weights. With --memory, what a step of each stage "
+        "takes on each GPU instead, whether that fits, and what helps if not; the exit status is 1 "
+        "when it does not.",
+    )
+    model.add_argument("--memory", action="store_true", help="memory of the three stages")
+    memory = model.add_argument_group("with --memory")
+    memory.add_argument("--ranks", type=int, default=8, help="GPUs in all (default: %(default)s)")
+    memory.add_argument(
+        "--zero",
+        type=int,
+        choices=[0, 2, 3],
+        default=3,
+        help="stage of DeepSpeed's ZeRO; 0: plain DDP (default: %(default)s)",
+    )
+    memory.add_argument(
+        "--gib", type=float, default=80.0, help="memory of one GPU (default: %(default)s)"
+    )
+    memory.add_argument(
+        "--gradient-checkpointing",
+        action="store_true",
+        help="compute activations again in the backward pass instead of keeping them",
+    )
+    memory.add_argument(
+        "--question-tokens",
+        type=int,
+        default=64,
+        help="of the longest prompt, without visual rows (default: %(default)s)",
+    )
+    memory.add_argument(
+        "--answer-tokens", type=int, default=256, help="of the longest (default: %(default)s)"
+    )
+
+
 def _add_chat(commands) -> None:
     chat = commands.add_parser(
         "chat",
@@ -232,6 +265,19 @@ def _load(options: argparse.Namespace):
 
 
 def _model(options: argparse.Namespace) -> int:
+    if options.memory:
+        from degrpo.memory_command import print_memory
+
+        fits = print_memory(
+            _load(options),
+            ranks=options.ranks,
+            zero=options.zero,
+            gib_per_rank=options.gib,
+            gradient_checkpointing=options.gradient_checkpointing,
+            question_tokens=options.question_tokens,
+            answer_tokens=options.answer_tokens,
+        )
+        return 0 if fits else 1
     from degrpo.model_command import print_model
 
     print_model(_load(options))

@@ -87,7 +87,15 @@ class SftConfig:
     """A stage stops when more of its samples than this have a clip that cannot be decoded."""
 
     checkpoint_every: int = 100
-    """Optimiser steps from one checkpoint of a stage in training to the next; 0 keeps none."""
+    """Optimiser steps from one checkpoint of a stage in training to the next, of which the last two
+    are kept; 0 keeps none. An interrupted stage goes on from there."""
+
+    evaluate: bool = True
+    """After each stage, answer the held-out questions, read the answers, and measure what the loss
+    owes to clips, order of frames and prompt: stage-N/evaluation.json."""
+
+    max_answer_tokens: int = 32
+    """Answers of that evaluation are cut here."""
 
     tensorboard: bool = True
     """Write the curves of each stage to stage-N/tensorboard."""
@@ -122,6 +130,12 @@ class SftConfig:
             )
         for number in (1, 2, 3):
             self.stage(number)
+        if self.max_answer_tokens < 1:
+            raise ConfigError(
+                f"sft.max_answer_tokens={self.max_answer_tokens}",
+                "an answer has at least one token",
+                "set sft.max_answer_tokens=32",
+            )
         if not 0 <= self.max_skipped_fraction <= 1:
             raise ConfigError(
                 f"sft.max_skipped_fraction={self.max_skipped_fraction}",

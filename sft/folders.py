@@ -6,28 +6,40 @@
       stage-1/             a policy that `policy.checkpoints.load_policy` reads, and beside it
         stage.json         the marker: fingerprint of everything the stage was made from
         metrics.json       losses, token accuracy, skipped samples, seconds
+        evaluation.json    answers to the held-out questions and their scores (sft.evaluation)
         tensorboard/
       stage-2/ ...
-      stage-3.partial/     a stage being trained; thrown away by the next run when this one dies
+      stage-3.partial/     a stage being trained
+        checkpoints/       what the next run goes on from when this one dies (sft.checkpoints)
+        tensorboard/
+      evaluation.md        a table over the stages, and answers to read
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from common.errors import CheckpointError, MachineError
 from corpus.schema import Sample
 from policy.config import PolicyConfig
+from sft import checkpoints
+from sft.checkpoints import Checkpoint
 from sft.config import StageConfig
+
+logger = logging.getLogger(__name__)
 
 MARKER = "stage.json"
 METRICS = "metrics.json"
+TENSORBOARD = "tensorboard"
 POLICY = "policy"
 """Subfolder of a partial folder that holds the policy; its files move up when it is published."""
 
@@ -67,6 +79,16 @@ def stage_fingerprint(
     )
 
 
+def training_fingerprint(stage: str, samples: Sequence[Sample]) -> str:
+    """Names what the steps inside a stage are a function of.
+
+    Args:
+        stage: :func:`stage_fingerprint`.
+        samples: those that can be used, in their order: batches are drawn from it.
+    """
+    return _digest({"stage": stage, "samples": [sample.sample_id for sample in samples]})
+
+
 def finished_fingerprint(folder: Path) -> str | None:
     """The fingerprint of the finished stage in ``folder``; None when there is none.
 
@@ -85,20 +107,69 @@ def finished_fingerprint(folder: Path) -> str | None:
         ) from error
 
 
-def fresh_partial(folder: Path) -> Path:
-    """An empty folder to train in; what an interrupted run left there is thrown away."""
-    partial = _beside(folder, "partial")
-    for leftover in (partial, _beside(folder, "old")):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-    partial.mkdir()
-    return partial
+def partial_folder(folder: Path) -> Path:
+    """Where the stage of ``folder`` is kept while it is being trained."""
+    return _beside(folder, "partial")
+
+
+def open_partial(folder: Path, *, fingerprint: str) -> tuple[Path, Checkpoint | None]:
+    """A folder to train in, and the checkpoint in it to go on from.
+
+    Without a whole checkpoint of this fingerprint the folder is empty: what an interrupted run
+    left there is thrown away.
+
+    Args:
+        fingerprint: see :func:`training_fingerprint`.
+
+    Raises:
+        MachineError: when the folder cannot be written.
+    """
+    partial = partial_folder(folder)
+    checkpoint = checkpoints.newest_checkpoint(partial, fingerprint=fingerprint)
+    with _writable(partial):
+        shutil.rmtree(_beside(folder, "old"), ignore_errors=True)
+        if checkpoint is None:
+            if partial.exists():
+                logger.warning(
+                    "%s is thrown away: an interrupted run left it without a checkpoint that this "
+                    "one can go on from",
+                    partial,
+                )
+                shutil.rmtree(partial)
+            partial.mkdir()
+        else:
+            _keep_only(partial, checkpoints.FOLDER, TENSORBOARD)
+            checkpoints.drop_others(checkpoint)
+    return partial, checkpoint
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(
+            f"{folder} ({error.strerror})",
+            "it is a folder that can be created, written and deleted",
+            "set its permissions right, or set sft.output_dir to another folder",
+        ) from error
+
+
+def _keep_only(folder: Path, *names: str) -> None:
+    for path in folder.iterdir():
+        if path.name in names:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def publish(folder: Path, *, fingerprint: str, stage: int, metrics: dict[str, Any]) -> None:
     """Turn a stage's partial folder into ``folder``, replacing an older result.
 
     A process killed at any point leaves the older result, the new one, or none; never a mixture.
+    Until the new one is in place its checkpoints are there to go on from.
     """
     partial, old = _beside(folder, "partial"), _beside(folder, "old")
     for path in (partial / POLICY).iterdir():
@@ -107,20 +178,42 @@ def publish(folder: Path, *, fingerprint: str, stage: int, metrics: dict[str, An
     (partial / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     marker = {"stage": stage, "fingerprint": fingerprint}
     (partial / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+    for path in partial.iterdir():
+        if path.name != checkpoints.FOLDER:
+            checkpoints.to_disk(path)
     if folder.exists():
         folder.rename(old)
     partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    checkpoints.to_disk(folder.parent)
+    clear_away(folder)
 
 
-def check_room(output_dir: Path, *, needed_bytes: int) -> None:
-    """Raise :class:`MachineError` when the disk of ``output_dir`` has less room than needed."""
+def clear_away(folder: Path) -> None:
+    """Delete what a finished stage needs no more: its checkpoints, and the older result."""
+    for leftover in (folder / checkpoints.FOLDER, _beside(folder, "old")):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def check_room(output_dir: Path, *, needed_bytes: int, partial: Path | None = None) -> None:
+    """Make sure, before the work, that its results can be written.
+
+    Args:
+        output_dir: existing folder.
+        partial: a folder, perhaps missing, whose files are replaced or are part of what is needed.
+
+    Raises:
+        MachineError: when ``output_dir`` cannot be written or its disk has less room than needed.
+    """
+    with _writable(output_dir), TemporaryFile(dir=output_dir) as file:
+        file.write(b"\0")
     free = shutil.disk_usage(output_dir).free
+    if partial is not None:
+        free += sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
     if free < needed_bytes:
         raise MachineError(
             f"{free / 2**20:.0f} MiB free on the disk of {output_dir}",
-            f"the stages need about {needed_bytes / 2**20:.0f} MiB",
-            "free some room, or set sft.output_dir to another disk",
+            f"the stages and their checkpoints need about {needed_bytes / 2**20:.0f} MiB",
+            "free some room, set sft.output_dir to another disk, or sft.checkpoint_every=0",
         )
 
 

@@ -16,17 +16,21 @@ from common.folders import claim
 from corpus.config import CorpusConfig
 from corpus.schema import Sample, Split, load_samples
 from policy.config import PolicyConfig
+from sft.checkpoints import CheckpointWriter, checkpoints_bytes
 from sft.collator import AnswerCollator
 from sft.config import SftConfig, StageConfig
 from sft.data import find_usable, refuse_too_many_skipped, rows, rows_with_swapped_clips
 from sft.folders import (
     POLICY,
     check_room,
+    clear_away,
     finished_fingerprint,
-    fresh_partial,
+    open_partial,
+    partial_folder,
     policy_fingerprint,
     publish,
     stage_fingerprint,
+    training_fingerprint,
 )
 from sft.stages import check_stages, trainable
 
@@ -64,7 +68,8 @@ def run_stages(
 
     Stage 1 starts from ``policy.build.build_policy``, the others from the folder of the stage
     before. A finished stage is not repeated unless its recipe, its data or the stage before
-    changed. A stage that was interrupted starts again from its beginning.
+    changed. A stage that was interrupted, by whatever, goes on from its last checkpoint, with the
+    losses of a run that was not; on a CPU bit for bit.
 
     Args:
         sft: recipe of the stages; results go to ``sft.output_dir/stage-N``.
@@ -88,10 +93,12 @@ def run_stages(
         for number in numbers:
             plan = _plan(number, sft, samples, output_dir, start)
             if _is_finished(plan):
+                clear_away(plan.folder)
                 logger.info("stage %d is finished: %s", number, plan.folder)
             else:
-                _run_stage(plan, sft, policy, num_stages_left=numbers[-1] - number + 1)
+                _run_stage(plan, sft, policy, last=numbers[-1])
             start = plan.fingerprint
+        _report(output_dir)
     return output_dir / f"stage-{numbers[-1]}"
 
 
@@ -146,22 +153,33 @@ def _is_finished(plan: _Plan) -> bool:
     return finished == plan.fingerprint
 
 
-def _run_stage(plan: _Plan, sft: SftConfig, policy: PolicyConfig, *, num_stages_left: int) -> None:
+def _run_stage(plan: _Plan, sft: SftConfig, policy: PolicyConfig, *, last: int) -> None:
     from policy.build import build_policy
     from policy.checkpoints import load_policy, save_policy
     from policy.feature_cache import FeatureCache
 
     began = time.monotonic()
     model, processor = load_policy(plan.start) if plan.start else build_policy(policy)
-    size = sum(parameter.nbytes for parameter in model.parameters())
-    check_room(plan.folder.parent, needed_bytes=(num_stages_left + 1) * size)
-    partial = fresh_partial(plan.folder)
+    _check_room(plan, sft, model, last)
     cache = FeatureCache(max_bytes=int(policy.feature_cache_gib * 2**30))
-    metrics = _train(plan, sft, model, processor, cache, partial)
-    save_policy(model, processor, partial / POLICY)
-    metrics["seconds"] = round(time.monotonic() - began, 1)
+    metrics = _train(plan, sft, model, processor, cache)
+    if sft.evaluate and plan.held_out:
+        metrics["evaluation"] = _evaluate(plan, sft, model, processor, cache, metrics["steps"])
+    save_policy(model, processor, partial_folder(plan.folder) / POLICY)
+    metrics["seconds"] = round(metrics["seconds"] + time.monotonic() - began, 1)
     publish(plan.folder, fingerprint=plan.fingerprint, stage=plan.number, metrics=metrics)
     logger.info("stage %d: %s", plan.number, json.dumps(metrics["train"]))
+
+
+def _check_room(
+    plan: _Plan, sft: SftConfig, model: FaVChatForConditionalGeneration, last: int
+) -> None:
+    left = range(plan.number, last + 1)
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    needed = (len(left) + 1) * size
+    if sft.checkpoint_every:
+        needed += checkpoints_bytes(model, [sft.stage(number) for number in left])
+    check_room(plan.folder.parent, needed_bytes=needed, partial=partial_folder(plan.folder))
 
 
 def _train(
@@ -170,18 +188,26 @@ def _train(
     model: FaVChatForConditionalGeneration,
     processor: FaVChatProcessor,
     cache: FeatureCache,
-    partial: Path,
 ) -> dict[str, Any]:
     """Train ``model`` in place and return the stage's metrics."""
+    from transformers import set_seed
+
     from policy.features import FeatureExtractor
     from sft.trainer import StageTrainer
 
+    set_seed(sft.seed)  # adapters start at random: the same whichever stages this run has done
     with trainable(model, plan.config):
         # Made once it is clear which encoders are frozen: those run once per clip, ever.
         read_clip = functools.lru_cache(CLIPS_IN_MEMORY)(FeatureExtractor(model, processor, cache))
         training = find_usable(plan.samples, read_clip, what=f"stage {plan.number}: reading clips")
         refuse_too_many_skipped(training, max_fraction=sft.max_skipped_fraction)
         held_out = find_usable(plan.held_out, read_clip, what="reading held-out clips")
+        fingerprint = training_fingerprint(plan.fingerprint, training.samples)
+        partial, checkpoint = open_partial(plan.folder, fingerprint=fingerprint)
+        earlier = checkpoint.seconds if checkpoint else 0.0
+        checkpoints = CheckpointWriter(
+            partial, fingerprint=fingerprint, every=sft.checkpoint_every, seconds=earlier
+        )
         trainer = StageTrainer(
             model,
             stage=plan.config,
@@ -191,10 +217,14 @@ def _train(
             seed=sft.seed,
             folder=partial,
             tensorboard=sft.tensorboard,
+            checkpoints=checkpoints,
         )
-        began = time.monotonic()
-        trainer.train()
-        seconds = time.monotonic() - began
+        if checkpoint:
+            logger.info(
+                "stage %d goes on from step %d: %s", plan.number, checkpoint.step, checkpoint.folder
+            )
+        trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+        seconds = checkpoints.seconds
         return {
             "stage": plan.number,
             "split": plan.config.split,
@@ -203,8 +233,50 @@ def _train(
             "steps": trainer.state.global_step,
             "epoch_losses": trainer.epoch_losses(),
             "train_seconds": round(seconds, 1),
+            "seconds": earlier,  # of interrupted runs; the caller adds its own
             "train": trainer.measure(rows(training.samples)),
             "train_swapped_clips": trainer.measure(rows_with_swapped_clips(training.samples)),
             "held_out": trainer.measure(rows(held_out.samples)),
             "feature_cache": cache.metrics(),
         }
+
+
+def _evaluate(
+    plan: _Plan,
+    sft: SftConfig,
+    model: FaVChatForConditionalGeneration,
+    processor: FaVChatProcessor,
+    cache: FeatureCache,
+    step: int,
+) -> dict[str, float]:
+    """Evaluate the trained stage on held-out samples, keep the whole of it, return its scores."""
+    from policy.features import FeatureExtractor
+    from sft.evaluation.measure import EvaluationOptions, evaluate
+    from sft.evaluation.records import save_evaluation
+    from sft.evaluation.report import scalars, write_tensorboard
+
+    partial = partial_folder(plan.folder)
+    read_clip = functools.lru_cache(CLIPS_IN_MEMORY)(FeatureExtractor(model, processor, cache))
+    options = EvaluationOptions(
+        batch_size=plan.config.batch_size, max_new_tokens=sft.max_answer_tokens
+    )
+    evaluation = evaluate(model, processor, read_clip, plan.held_out, options)
+    save_evaluation(evaluation, partial)
+    if sft.tensorboard:
+        write_tensorboard(evaluation, partial / "tensorboard", step=step)
+    return scalars(evaluation)
+
+
+def _report(output_dir: Path) -> None:
+    """A table over the finished stages that were evaluated, beside their folders."""
+    from sft.evaluation.records import EVALUATION_FILE, load_evaluation
+    from sft.evaluation.report import write_report
+
+    folders = {f"stage {number}": output_dir / f"stage-{number}" for number in (1, 2, 3)}
+    evaluations = {
+        name: load_evaluation(folder)
+        for name, folder in folders.items()
+        if (folder / EVALUATION_FILE).is_file()
+    }
+    if evaluations:
+        logger.info("held-out questions: %s", write_report(output_dir, evaluations))

@@ -9,6 +9,8 @@ What differs from TRL 1.16, and why:
   a frozen encoder do not come alive (``Trainer`` puts the whole model into training mode at every
   step);
 - a loss that is not finite stops the stage and names its samples, where ``Trainer`` goes on;
+- a checkpoint holds what the stage trains, not the whole policy, and appears whole or not at all
+  (:mod:`sft.checkpoints`); one of the last step, when that is in mid-epoch, is not trained further;
 - nothing leaves the machine: TRL's usage telemetry is off.
 
 Importing this module imports TRL, which takes seconds: import it where a stage is trained.
@@ -16,9 +18,12 @@ Importing this module imports TRL, which takes seconds: import it where a stage 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +39,7 @@ from trl import SFTTrainer
 from common.errors import TrainingError
 from common.progress import bar
 from policy.freezing import PARTS
+from sft.checkpoints import CheckpointWriter, load_trained, save_trained
 from sft.config import StageConfig
 
 if TYPE_CHECKING:
@@ -64,7 +70,7 @@ def score_answers(model: nn.Module, batch: Mapping[str, Tensor]) -> AnswerScores
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     targets = batch["labels"][:, 1:]
     positions = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
-    logits = model(**inputs, logits_to_keep=positions).logits.float()
+    logits = model(**inputs, logits_to_keep=positions, use_cache=False).logits.float()
     targets = targets[:, positions]
     answered = targets != IGNORED
     logits, targets = logits[answered], targets[answered]
@@ -87,6 +93,8 @@ class StageTrainer(SFTTrainer):
         seed: of the data order and of dropout.
         folder: existing folder of the stage; TensorBoard curves go to its ``tensorboard``.
         tensorboard: whether to write them.
+        checkpoints: where to keep what ``train(resume_from_checkpoint=...)`` goes on from; None
+            keeps nothing.
     """
 
     def __init__(
@@ -100,17 +108,24 @@ class StageTrainer(SFTTrainer):
         seed: int,
         folder: Path,
         tensorboard: bool,
+        checkpoints: CheckpointWriter | None = None,
     ) -> None:
         from datasets import Dataset
 
         self._frozen = _frozen_parts(model)
+        self._checkpoints = checkpoints
+        every = checkpoints.every if checkpoints else 0
         super().__init__(
             model=model,
-            args=_arguments(stage, seed=seed, folder=folder),
+            args=_arguments(stage, seed=seed, folder=folder, checkpoint_every=every),
             data_collator=collator,
             train_dataset=Dataset.from_list([dict(row) for row in rows]),
             processing_class=tokenizer,
-            callbacks=[_Progress(), *_tensorboard(folder, tensorboard)],
+            callbacks=[
+                _Progress(),
+                _SaveEvery(every),
+                *([_Curves(folder / "tensorboard")] if tensorboard else []),
+            ],
         )
         self.remove_callback(PrinterCallback)
         # SFTTrainer has just put its fused head over the model's forward, which would outlive it.
@@ -167,6 +182,43 @@ class StageTrainer(SFTTrainer):
             "token_accuracy": round(num_correct / num_tokens, 4),
         }
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; the mean loss that ends a training is of all its steps, not of those resumed."""
+        if "train_loss" in logs:
+            losses = self._losses()
+            logs["train_loss"] = sum(losses) / len(losses)
+        super().log(logs, start_time)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """A stage's folder has none; TRL would write one at every checkpoint."""
+
+    def _losses(self) -> list[float]:
+        return [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+
+    def _get_output_dir(self, trial: object) -> str:
+        return (
+            str(self._checkpoints.staging) if self._checkpoints else super()._get_output_dir(trial)
+        )
+
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+        step, checkpoints = self.state.global_step, self._checkpoints
+        with checkpoints.writing(step) if checkpoints else nullcontext():
+            super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str, state_dict: dict[str, Tensor] | None = None) -> None:
+        save_trained(self.model, Path(output_dir), state_dict)
+
+    def _load_from_checkpoint(self, checkpoint: str, model: nn.Module | None = None) -> None:
+        load_trained(self.model if model is None else model, Path(checkpoint))
+
+    def _init_training_state(self, max_steps, num_steps_per_epoch, num_epochs, *args):
+        epochs, steps = super()._init_training_state(
+            max_steps, num_steps_per_epoch, num_epochs, *args
+        )
+        if self.state.global_step >= max_steps:  # Trainer asks only after one more step
+            return num_epochs, 0
+        return epochs, steps
+
     def _send_telemetry(self) -> None:
         """Nothing is sent."""
 
@@ -188,7 +240,7 @@ def _refuse_non_finite(scores: AnswerScores, sample_ids: Sequence[str]) -> None:
     )
 
 
-def _arguments(stage: StageConfig, *, seed: int, folder: Path) -> TrlConfig:
+def _arguments(stage: StageConfig, *, seed: int, folder: Path, checkpoint_every: int) -> TrlConfig:
     on_gpu = torch.cuda.is_available()
     return TrlConfig(
         output_dir=str(folder),
@@ -207,18 +259,47 @@ def _arguments(stage: StageConfig, *, seed: int, folder: Path) -> TrlConfig:
         max_length=None,
         logging_steps=1,
         logging_nan_inf_filter=False,
-        save_strategy="no",
+        save_strategy="steps" if checkpoint_every else "no",
+        save_steps=checkpoint_every or 1,
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=on_gpu,
     )
 
 
-def _tensorboard(folder: Path, wanted: bool) -> Iterable[TrainerCallback]:
-    if wanted:
+class _SaveEvery(TrainerCallback):
+    """Save at every so many steps, as this run's recipe says.
+
+    ``Trainer`` also saves at the last step, which the stage is about to publish, and keeps the
+    interval of the run that wrote the checkpoint it resumes from.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save = self.every > 0 and state.global_step % self.every == 0
+
+
+class _Curves(TensorBoardCallback):
+    """TensorBoard's curves. A stage that goes on from a checkpoint draws them anew until there:
+    what a killed run has drawn may reach further, or, after a power cut, less far.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def on_train_begin(self, args, state, control, **kwargs):
         from torch.utils.tensorboard import SummaryWriter
 
-        yield TensorBoardCallback(SummaryWriter(str(folder / "tensorboard")))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.tb_writer = SummaryWriter(str(self.folder))
+        super().on_train_begin(args, state, control, **kwargs)
+        for entry in state.log_history:
+            then = dataclasses.replace(state, global_step=entry["step"])
+            logs = {name: value for name, value in entry.items() if name != "step"}
+            self.on_log(args, then, control, logs=logs)
 
 
 class _Progress(TrainerCallback):
@@ -226,6 +307,7 @@ class _Progress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.bar = bar(f"training {Path(args.output_dir).stem}", total=state.max_steps, unit="step")
+        self.bar.initial = self.bar.n = state.global_step
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs:

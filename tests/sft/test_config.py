@@ -60,9 +60,10 @@ def test_a_stage_that_cannot_be_meant_is_refused(settings, message):
     [
         ("stage_1.lora_rank=8", "add language_model"),  # v4's stage 1 leaves it frozen
         ("freeze_table=v5", "one of v4, v1"),
+        ("checkpoint_every=-1", "0 keeps no checkpoints"),
     ],
 )
-def test_stages_that_contradict_the_table_are_refused(override, message):
+def test_recipes_that_contradict_themselves_are_refused(override, message):
     with pytest.raises(ConfigError, match=message):
         load_config(SftConfig, overrides=[override])
 

@@ -2,20 +2,24 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
 from common.errors import CheckpointError, MachineError
 from corpus.schema import FacialTargets, Sample
 from policy.config import PolicyConfig
+from sft.checkpoints import CheckpointWriter
 from sft.config import StageConfig
 from sft.folders import (
     check_room,
+    clear_away,
     finished_fingerprint,
-    fresh_partial,
+    open_partial,
     policy_fingerprint,
     publish,
     stage_fingerprint,
+    training_fingerprint,
 )
 
 
@@ -84,10 +88,29 @@ def test_the_policy_fingerprint_changes_with_the_policy():
     assert policy_fingerprint(roomy) == policy_fingerprint(PolicyConfig())
 
 
+def test_the_steps_of_a_stage_depend_on_the_order_of_its_usable_samples():
+    samples = [make_sample("a"), make_sample("b")]
+    original = training_fingerprint("stage", samples)
+    assert training_fingerprint("stage", list(samples)) == original
+    others = [
+        training_fingerprint("stage", samples[::-1]),
+        training_fingerprint("stage", samples[:1]),
+        training_fingerprint("other", samples),
+    ]
+    assert len({original, *others}) == 4
+
+
+def write_checkpoint(partial, step, fingerprint="f"):
+    writer = CheckpointWriter(partial, fingerprint=fingerprint, every=1, seconds=100)
+    with writer.writing(step):
+        (writer.staging / f"checkpoint-{step}" / "weights").write_text(f"of step {step}")
+
+
 def test_publish_replaces_the_older_stage_and_clears_up(tmp_path):
     folder = tmp_path / "stage-1"
     for content in ("old", "new"):
-        partial = fresh_partial(folder)
+        partial, _ = open_partial(folder, fingerprint="f")
+        write_checkpoint(partial, 1)
         (partial / "policy").mkdir()
         (partial / "policy" / "weights").write_text(content)
         assert finished_fingerprint(folder) == (None if content == "old" else "print-old")
@@ -96,17 +119,74 @@ def test_publish_replaces_the_older_stage_and_clears_up(tmp_path):
     assert json.loads((folder / "metrics.json").read_text()) == {"loss": "new"}
     assert finished_fingerprint(folder) == "print-new"
     assert [path.name for path in tmp_path.iterdir()] == ["stage-1"]
+    assert not (folder / "checkpoints").exists()
+
+
+def test_a_finished_stage_loses_the_checkpoints_that_a_killed_run_left_in_it(tmp_path):
+    folder = tmp_path / "stage-1"
+    (folder / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    (tmp_path / "stage-1.old").mkdir()
+    (folder / "weights").write_text("new")
+    clear_away(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["stage-1"]
+    assert [path.name for path in folder.iterdir()] == ["weights"]
 
 
 @pytest.mark.parametrize("killed_after", ["training", "moving the older result away"])
-def test_what_a_killed_run_leaves_is_thrown_away(tmp_path, killed_after):
+def test_without_a_checkpoint_what_a_killed_run_leaves_is_thrown_away(
+    tmp_path, killed_after, caplog
+):
     folder = tmp_path / "stage-1"
-    (fresh_partial(folder) / "weights").write_text("half")
+    partial, checkpoint = open_partial(folder, fingerprint="f")
+    assert checkpoint is None
+    assert not caplog.records
+    (partial / "weights").write_text("half")
     if killed_after == "moving the older result away":
         (tmp_path / "stage-1.old").mkdir()
     assert finished_fingerprint(folder) is None
-    assert list(fresh_partial(folder).iterdir()) == []
+    partial, checkpoint = open_partial(folder, fingerprint="f")
+    assert checkpoint is None
+    assert list(partial.iterdir()) == []
     assert not (tmp_path / "stage-1.old").exists()
+    assert "stage-1.partial is thrown away" in caplog.text
+
+
+def test_with_a_checkpoint_only_it_and_the_curves_are_kept(tmp_path):
+    """Files of a run killed while it published, and a checkpoint half written."""
+    folder = tmp_path / "stage-1"
+    partial, _ = open_partial(folder, fingerprint="f")
+    for step in (1, 2, 3):
+        write_checkpoint(partial, step)
+    (partial / "checkpoints" / "checkpoint-3" / "weights").write_text("short")
+    (partial / "checkpoints" / ".writing" / "checkpoint-4").mkdir(parents=True)
+    for name in ("policy", "tensorboard"):
+        (partial / name).mkdir()
+    (partial / "metrics.json").write_text("{}")
+    same, checkpoint = open_partial(folder, fingerprint="f")
+    assert same == partial
+    assert checkpoint.step == 2
+    assert 100 <= checkpoint.seconds < 110
+    assert sorted(path.name for path in partial.iterdir()) == ["checkpoints", "tensorboard"]
+    kept = [path.name for path in (partial / "checkpoints").iterdir()]
+    assert kept == ["checkpoint-2"]
+
+
+def test_checkpoints_of_another_recipe_are_thrown_away_with_a_message(tmp_path, caplog):
+    folder = tmp_path / "stage-1"
+    partial, _ = open_partial(folder, fingerprint="f")
+    write_checkpoint(partial, 1)
+    assert open_partial(folder, fingerprint="g") == (partial, None)
+    assert list(partial.iterdir()) == []
+    assert "checkpoint-1 is of another recipe" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_is_a_machine_error(tmp_path):
+    folder = tmp_path / "stage-1"
+    (tmp_path / "stage-1.partial").write_text("a file where a folder belongs")
+    with pytest.raises(MachineError, match=r"stage-1\.partial .*set its permissions right"):
+        open_partial(folder, fingerprint="f")
+    with pytest.raises(MachineError, match="created, written"):
+        check_room(tmp_path / "stage-1.partial", needed_bytes=1)
 
 
 @pytest.mark.parametrize("marker", [None, "", "[]", "{}", '{"stage": 1'])
@@ -124,3 +204,14 @@ def test_too_little_room_is_a_machine_error_that_says_how_much(tmp_path):
     check_room(tmp_path, needed_bytes=1)
     with pytest.raises(MachineError, match="need about 1099511627776 MiB"):
         check_room(tmp_path, needed_bytes=2**60)
+
+
+def test_what_an_interrupted_run_has_written_counts_as_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("usage", (), {"free": 100}))
+    partial = tmp_path / "stage-1.partial"
+    check_room(tmp_path, needed_bytes=100, partial=partial)
+    with pytest.raises(MachineError):
+        check_room(tmp_path, needed_bytes=150, partial=partial)
+    (partial / "checkpoints").mkdir(parents=True)
+    (partial / "checkpoints" / "weights").write_bytes(bytes(50))
+    check_room(tmp_path, needed_bytes=150, partial=partial)

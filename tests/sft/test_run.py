@@ -47,6 +47,7 @@ def test_three_stages_end_in_a_policy_that_answers(sft, tiny, corpus, videos):
         assert list((stage / "tensorboard").glob("events*"))
     assert sorted(path.name for path in Path(sft.output_dir).iterdir()) == [
         ".lock",
+        "evaluation.md",
         "stage-1",
         "stage-2",
         "stage-3",
@@ -99,6 +100,18 @@ def test_two_runs_with_one_seed_give_identical_weights(run, sft, tmp_path):
     assert len(metrics_of(tmp_path / "a" / "stage-1")["epoch_losses"]) == 2
     assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
     assert any(not weights[0][name].equal(weights[2][name]) for name in weights[0])
+
+
+@pytest.mark.slow
+def test_adapters_start_the_same_whether_or_not_this_run_trained_the_stage_before(
+    run, sft, tmp_path
+):
+    stage = dataclasses.replace(sft.stage_3, lora_rank=2)
+    changes = {"output_dir": str(tmp_path / "at-once"), "stage_2": stage}
+    at_once = run((1, 2), **changes)
+    before = (at_once / "model.safetensors").read_bytes()
+    shutil.rmtree(at_once)
+    assert (run((1, 2), **changes) / "model.safetensors").read_bytes() == before
 
 
 @pytest.mark.slow
@@ -176,6 +189,29 @@ def test_too_little_room_is_noticed_before_training(run, monkeypatch, sft):
     with pytest.raises(MachineError, match="0 MiB free"):
         run()
     assert not list(Path(sft.output_dir).glob("stage-1*"))
+
+
+def test_the_room_for_checkpoints_of_later_stages_is_asked_for_before_the_first(
+    run, sft, tiny, monkeypatch
+):
+    from policy.build import build_policy
+    from policy.parameter_table import Training, count_parameters
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("usage", (), {"free": 0}))
+
+    def needed(stages, **changes) -> int:
+        with pytest.raises(MachineError) as caught:
+            run(stages, **changes)
+        return int(caught.value.rule.split(" about ")[1].split()[0])
+
+    one, three = needed((1,), checkpoint_every=0), needed((1, 2, 3), checkpoint_every=0)
+    assert three == pytest.approx(2 * one, abs=1)  # one policy per stage, one being replaced
+    # Two checkpoints and the one being written: float32 weights and the two moments of AdamW.
+    phases = {"stage 3": Training(parts=tuple(sft.stage_3.trainable))}
+    counts = count_parameters(build_policy(tiny)[0], phases)
+    largest = 3 * 3 * 4 * sum(count.trainable["stage 3"] for count in counts) / 2**20
+    assert needed((1, 2, 3)) - three == pytest.approx(largest, abs=1)
+    assert needed((1,)) - one < largest / 2
 
 
 def test_a_changed_corpus_is_a_changed_stage(run, corpus):
