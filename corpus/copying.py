@@ -133,8 +133,14 @@ def _packets(source: Path) -> tuple[list[_Packet], float]:
             stream = video_stream(container, source)
             if stream.codec_context.name not in MP4_CODECS or stream.time_base is None:
                 return [], 0.0
+            first = stream.start_time or 0  # parts count from the first picture
             found = [
-                _Packet(packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard)
+                _Packet(
+                    None if packet.pts is None else packet.pts - first,
+                    packet.dts,
+                    packet.is_keyframe,
+                    not packet.is_discard,
+                )
                 for packet in container.demux(stream)
                 if packet.size
             ]

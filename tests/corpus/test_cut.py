@@ -186,6 +186,16 @@ class TestCopy:
         assert cut(clip, stretch(2, 73), path, encoding="copy")[0] == "copied"
         assert_same_frames(path, original, 72, 143)
 
+    def test_a_part_of_a_file_whose_clock_starts_late(self, tmp_path: Path) -> None:
+        how = CONTAINERS["mkv"]
+        video = encoded(tmp_path / "late.mkv", times=range(900, 912), container=how)
+        original, path = read_clip(video), tmp_path / "cut.mp4"
+        assert original.times[0] == 0
+        clip = source(video, start_seconds=float(original.times[2]), end_seconds=1000.0)
+        # Frame 2 of the part is the key frame 4 of the file.
+        assert cut(clip, stretch(2, 9), path, encoding="copy")[0] == "copied"
+        assert_same_frames(path, original, 4, 11)
+
     @pytest.mark.parametrize("suffix", ["mkv", "avi", "mpegts", "h264"])
     def test_other_containers(self, tmp_path: Path, suffix: str) -> None:
         video = encoded(tmp_path / f"a.{suffix}", times=range(12), container=CONTAINERS[suffix])
