@@ -190,6 +190,12 @@ def _add_model(commands) -> None:
         help="stage of DeepSpeed's ZeRO; 0: plain DDP (default: %(default)s)",
     )
     memory.add_argument(
+        "--deepspeed",
+        type=Path,
+        help="a DeepSpeed config, such as configs/deepspeed/zero3.json: is checked, and says the "
+        "stage of ZeRO",
+    )
+    memory.add_argument(
         "--gib", type=float, default=80.0, help="memory of one GPU (default: %(default)s)"
     )
     memory.add_argument(
@@ -272,6 +278,7 @@ def _model(options: argparse.Namespace) -> int:
             _load(options),
             ranks=options.ranks,
             zero=options.zero,
+            deepspeed=options.deepspeed,
             gib_per_rank=options.gib,
             gradient_checkpointing=options.gradient_checkpointing,
             question_tokens=options.question_tokens,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from common.console import say
 from common.errors import ConfigError
 from degrpo.config import TrainConfig
+from sft.deepspeed_config import zero_stage
 from sft.memory import MemoryEstimator, Plan, Sharding, format_memory, room, verdict
 
 
@@ -19,6 +21,7 @@ def print_memory(
     gradient_checkpointing: bool,
     question_tokens: int,
     answer_tokens: int,
+    deepspeed: Path | None = None,
 ) -> bool:
     """A table of memory per rank, and for each stage whether it fits; says what helps if not.
 
@@ -30,12 +33,15 @@ def print_memory(
         gib_per_rank: memory of one GPU.
         question_tokens: of the longest prompt, template included, visual rows not.
         answer_tokens: of the longest answer.
+        deepspeed: a DeepSpeed config; it is read as training reads it, and its stage of ZeRO takes
+            the place of ``zero``.
 
     Returns:
         Whether every stage fits as it is.
 
     Raises:
-        ConfigError: for numbers that cannot be, and for parts that do not exist.
+        ConfigError: for numbers that cannot be, for parts that do not exist, and for a DeepSpeed
+            config that training would refuse.
     """
     from policy.build import build_policy_on_meta
     from sft.memory_step import StepShape
@@ -46,8 +52,12 @@ def print_memory(
             "both have at least one",
             "leave them out for the defaults",
         )
-    sharding, usable = Sharding(ranks=ranks, zero=zero), room(gib_per_rank)
+    usable = room(gib_per_rank)
     model = build_policy_on_meta(config.policy)
+    if deepspeed is not None:
+        width, bf16 = model.config.text_config.hidden_size, config.policy.dtype == "bfloat16"
+        zero = zero_stage(deepspeed, hidden_size=width, bf16=bf16)
+    sharding = Sharding(ranks=ranks, zero=zero)
     estimate = MemoryEstimator(model)
     plans = {}
     for number in (1, 2, 3):

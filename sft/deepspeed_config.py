@@ -49,6 +49,21 @@ def resolve_deepspeed_config(
     return config.config
 
 
+def zero_stage(path: Path, *, hidden_size: int, bf16: bool) -> int:
+    """The stage of ZeRO that a DeepSpeed config asks for, once it has been read as training would.
+
+    Raises:
+        ConfigError: as :func:`resolve_deepspeed_config`.
+    """
+    from transformers import TrainingArguments
+
+    arguments = TrainingArguments(
+        output_dir=str(path.parent), per_device_train_batch_size=1, use_cpu=True, bf16=bf16
+    )
+    config = resolve_deepspeed_config(path, arguments, hidden_size=hidden_size)
+    return int(config.get("zero_optimization", {}).get("stage", 0))
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

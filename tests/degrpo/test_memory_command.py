@@ -48,6 +48,15 @@ def test_a_recipe_that_fits(run):
     assert "each of 2 ranks: no sharding, float32, without gradient checkpointing" in text
 
 
+def test_a_deepspeed_config_says_the_stage_of_zero(run, tmp_path):
+    options = ["--recipe", "configs/tiny.yaml", "--ranks", "2"]
+    _, _, text = run(*options, "--deepspeed", "configs/deepspeed/zero2.json")
+    assert "each of 2 ranks: ZeRO 2, float32" in text
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text('{"zero_optimization": {"stage": 7}}')
+    assert main(["model", "--memory", *options, "--deepspeed", str(wrong)]) == 2
+
+
 def test_a_recipe_that_does_not_fit_says_what_helps(run):
     options = ["--recipe", "configs/tiny.yaml", "--zero", "0", "--answer-tokens", "500"]
     status, cells, text = run(*options, "--ranks", "1", "--gib", "0.6")
