@@ -68,9 +68,13 @@ def batch_of(model, **prompts):
 
 
 def same_output(model, loaded) -> None:
-    """Equal but for the last bits, which follow where in memory a tensor happens to lie."""
+    """Equal but for the last bits, which follow where in memory a tensor happens to lie.
+
+    Logits go up to 7, and pass through layers that each round to float32.
+    """
     batch = batch_of(model)
-    torch.testing.assert_close(output(loaded.eval(), **batch), output(model, **batch))
+    theirs, ours = output(loaded.eval(), **batch), output(model, **batch)
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
 
 
 def same_state(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
@@ -200,8 +204,7 @@ def test_parts_on_disk_compute_the_same(encoders, tmp_path):
     vision = {name for name, _ in loaded.named_children()} - {"language_model"}
     assert not [n for n in loaded.hf_device_map if "." in n and n.split(".")[0] in vision]
     assert places <= vision | {"language_model"}
-    batch = batch_of(model)
-    torch.testing.assert_close(output(loaded, **batch), output(model, **batch))
+    same_output(model, loaded)
     ids = loaded.generate(**batch_of(model, left=True), max_new_tokens=3)
     assert torch.equal(ids, model.generate(**batch_of(model, left=True), max_new_tokens=3))
 

@@ -79,6 +79,7 @@ def run_in_child(
     from policy import feature_cache
     from sft.run import run_stages
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
     torch.set_num_threads(1)
     feature_cache.cache_dir = lambda name: features
     logging.basicConfig(filename=f"{sft.output_dir}.log", level=logging.INFO)
