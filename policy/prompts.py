@@ -89,29 +89,6 @@ def encode_prompts(
     ]
 
 
-def encode_prompt(
-    model: FaVChatForConditionalGeneration,
-    processor: FaVChatProcessor,
-    *,
-    sample_id: str,
-    video: str | Path,
-    question: str,
-    extractor: FeatureExtractor | None = None,
-) -> MixedPrompt:
-    """:func:`encode_prompts` for one request.
-
-    Raises:
-        PromptError: for an empty question, or one too long for the language model.
-        VideoError: for a video that cannot be decoded.
-        NoFaceError: for a clip without a face, if the processor requires one.
-    """
-    request = PromptRequest(sample_id=sample_id, video=video, question=question)
-    (prompt,) = encode_prompts(model, processor, [request], extractor)
-    if isinstance(prompt, SampleError):
-        raise prompt
-    return prompt
-
-
 def answer(
     model: FaVChatForConditionalGeneration,
     processor: FaVChatProcessor,

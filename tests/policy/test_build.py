@@ -17,7 +17,7 @@ from policy.encoders import find_encoder
 from policy.feature_cache import FeatureCache
 from policy.features import FeatureExtractor
 from policy.processing import Example
-from policy.prompts import encode_prompt
+from policy.prompts import PromptRequest, encode_prompts
 from tests.policy.small_policies import PAPER
 from tests.policy.test_published import SMALLER, published, save
 
@@ -299,16 +299,12 @@ def test_the_language_model_knows_what_comes_next(embedded):
 def test_real_clips_give_different_rows_at_the_scale_of_words(embedded, real_clip, tmp_path):
     model, processor = embedded
     extractor = FeatureExtractor(model, processor, FeatureCache(tmp_path))
-    prompts = [
-        encode_prompt(
-            *embedded,
-            sample_id=name,
-            video=real_clip(name),
-            question="What emotion does this person show?",
-            extractor=extractor,
-        )
+    question = "What emotion does this person show?"
+    requests = [
+        PromptRequest(sample_id=name, video=real_clip(name), question=question)
         for name in ("single_face.mp4", "WolfgangLanger_Pexels.mp4")
     ]
+    prompts = encode_prompts(*embedded, requests, extractor)
     first, second = (torch.from_numpy(prompt.visual_rows) for prompt in prompts)
     words = model.get_input_embeddings().weight.std()
     assert first.shape == (8, 576)

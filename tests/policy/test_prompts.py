@@ -13,7 +13,7 @@ from policy.feature_cache import FeatureCache
 from policy.features import FeatureExtractor
 from policy.mixed_prompt import MixedPrompt
 from policy.processing import Example
-from policy.prompts import PromptRequest, answer, encode_prompt, encode_prompts
+from policy.prompts import PromptRequest, answer, encode_prompts
 
 QUESTION = "What emotion does this person show?"
 
@@ -30,9 +30,7 @@ def request(sample_id: str, video, question: str = QUESTION) -> PromptRequest:
 def test_a_mixed_prompt_gives_the_models_own_logits(tiny, extractor, real_clip):
     model, processor = tiny
     path = real_clip("single_face.mp4")
-    prompt = encode_prompt(
-        model, processor, sample_id="s", video=path, question=QUESTION, extractor=extractor
-    )
+    (prompt,) = encode_prompts(model, processor, [request("s", path)], extractor)
     table = model.language_model.get_input_embeddings().weight.detach()
     embeddings = table[torch.from_numpy(prompt.token_ids)].clone()
     embeddings[torch.from_numpy(prompt.visual_mask)] = torch.from_numpy(prompt.visual_rows)
@@ -97,8 +95,9 @@ def test_bad_clips_are_sample_errors(tiny, extractor, real_clip, tmp_path, monke
     broken.write_bytes(b"no video")
     monkeypatch.setattr(tiny[1], "face_required", True)
     for path, error in ((broken, VideoError), (real_clip("no_face.mp4"), NoFaceError)):
-        with pytest.raises(error):
-            encode_prompt(*tiny, sample_id="s", video=path, question="?", extractor=extractor)
+        (found,) = encode_prompts(*tiny, [request("s", path)], extractor)
+        assert type(found) is error
+        assert path.name in str(found)
 
 
 def test_an_answer_is_the_greedy_continuation(tiny, extractor, real_clip):

@@ -65,7 +65,11 @@ def usable(num_good: int, num_bad: int) -> UsableSamples:
     ("num_good", "num_bad", "max_fraction"), [(4, 1, 0.2), (5, 0, 0.0), (1, 3, 0.75)]
 )
 def test_up_to_the_fraction_may_be_skipped(num_good, num_bad, max_fraction):
-    refuse_too_many_skipped(usable(num_good, num_bad), max_fraction=max_fraction)
+    found = usable(num_good, num_bad)
+    refuse_too_many_skipped(found, max_fraction=max_fraction)
+    one_more = UsableSamples(found.samples[1:], {**found.skipped, "more": "it is broken"})
+    with pytest.raises(SampleError):
+        refuse_too_many_skipped(one_more, max_fraction=max_fraction)
 
 
 @pytest.mark.parametrize(
