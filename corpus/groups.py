@@ -168,5 +168,9 @@ def emotion_content(present: Sequence[str]) -> int:
 
 
 def is_emotional(pair: Pair) -> bool:
-    """Does stage 3 ask this question? It asks for an emotion, or reasons about one."""
-    return pair.kind in (QuestionKind.EMOTION, QuestionKind.REASONING) or bool(pair.targets.emotion)
+    """Does stage 3 ask this question? It asks for an emotion, its course, or reasons about one."""
+    return (
+        pair.kind in (QuestionKind.EMOTION, QuestionKind.REASONING)
+        or bool(pair.targets.emotion)
+        or pair.extra.get("topic") == "course"
+    )

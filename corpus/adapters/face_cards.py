@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "strata": None,  # stratum -> share of questions; None: corpus.cards.questions.DEFAULT_SHARES
     "rates": None,  # attribute -> probability, in place of those of corpus.cards.spec
     "hidden_share": 0.1,  # of the cards without an impossible question: they hide a part, too
+    "fading_share": 0.0,  # of the cards with an emotion but neutral; above 0, questions ask for it
 }
 
 
@@ -72,6 +74,13 @@ class FaceCards(Adapter):
                     f"it is a whole number from {least}",
                     f"set {key}={DEFAULTS[key]}",
                 )
+        share = self.options["fading_share"]
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ConfigError(
+                f"fading_share={share!r} of face_cards",
+                "it is a share of cards, from 0 to 1",
+                "set fading_share=0.5 for as many that fade as grow, or 0 for none",
+            )
 
     def list(self) -> Listing:
         """All cards of the series; ``surplus`` names card files of other ones in the folder."""
@@ -100,14 +109,19 @@ class FaceCards(Adapter):
 
     def spec(self, index: int) -> CardSpec:
         """What card ``index`` shows. A card with an impossible question hides what it asks for."""
-        seed, rates = self.options["seed"], self.options["rates"]
+        seed = self.options["seed"]
+        draw = functools.partial(
+            draw_spec,
+            seed,
+            index,
+            rates=self.options["rates"],
+            fading_share=self.options["fading_share"],
+        )
         if Stratum.IMPOSSIBLE in self._strata(index):
-            spec = with_hidden(
-                lambda part: draw_spec(seed, index, rates=rates, hidden=part), seed, index
-            )
+            spec = with_hidden(lambda part: draw(hidden=part), seed, index)
             if spec is not None:
                 return spec
-        return draw_spec(seed, index, rates=rates, hidden_share=self.options["hidden_share"])
+        return draw(hidden_share=self.options["hidden_share"])
 
     def _strata(self, index: int) -> tuple[Stratum, ...]:
         shares = self.options["strata"] or DEFAULT_SHARES
@@ -124,7 +138,9 @@ class FaceCards(Adapter):
             recording=clip_id,
             present=known.present,
             absent=known.absent,
-            pairs=write_pairs(spec, self._strata(index)),
+            pairs=write_pairs(
+                spec, self._strata(index), ask_course=self.options["fading_share"] > 0
+            ),
             whole=True,
             licence=self.licence,
             extra={
@@ -136,5 +152,8 @@ class FaceCards(Adapter):
         )
 
     def _digest(self, spec: CardSpec) -> str:
-        content = [asdict(spec), self.options["frames"], self.options["size"], VERSION]
+        drawn = asdict(spec)
+        if not spec.fading:
+            del drawn["fading"]  # a card that does not fade keeps the file that it always had
+        content = [drawn, self.options["frames"], self.options["size"], VERSION]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,8 +1,8 @@
 """What a face does over time: emotions and actions as curves of a few muscles.
 
 Every frame is an :class:`Expression`. Emotions rise from a neutral face to their apex and stay
-there; actions run between the first frame and the last, which show none of them, so that a
-still picture from either end tells nothing.
+there, or fade the same way backwards; actions run between the first frame and the last, which show
+none of them, so that a still picture from either end tells nothing.
 """
 
 from __future__ import annotations
@@ -283,11 +283,20 @@ def swing(action: str, time: float, num_frames: int) -> Expression:
     return Expression(**{field: reach * wave(time, 2.0 if num_frames >= 7 else 1.0)})
 
 
-def expressions(emotion: str, actions: Sequence[str], num_frames: int) -> list[Expression]:
-    """What the face does in each of ``num_frames`` frames spread evenly over the clip."""
+def expressions(
+    emotion: str, actions: Sequence[str], num_frames: int, *, fading: bool = False
+) -> list[Expression]:
+    """What the face does in each of ``num_frames`` frames spread evenly over the clip.
+
+    Args:
+        fading: the emotion's course runs backwards, from its apex to a neutral face; actions run
+            forwards all the same.
+    """
+    times = np.linspace(0, 1, num_frames)
     frames = []
-    for time in np.linspace(0, 1, num_frames):
-        now = emotion_at(emotion, time)
+    # Reversed, not 1 - time, whose rounding would part a fading clip from a reversed rising one.
+    for time, course in zip(times, times[::-1] if fading else times, strict=True):
+        now = emotion_at(emotion, course)
         for action in actions:
             if action in ACTIONS:
                 now = now + ACTIONS[action](float(time))

@@ -11,6 +11,9 @@ noisy      as a learnable one                               false
 ========== ================================================ ================================
 
 The stratum stands in ``Pair.extra["stratum"]`` only.
+
+Hard questions may also ask for the course of the emotion, whether it grows or fades: the one thing
+that a clip played backwards answers differently. ``Pair.extra["topic"]`` marks these.
 """
 
 from __future__ import annotations
@@ -23,10 +26,18 @@ from common.errors import ConfigError
 from corpus.attributes import VOCABULARY, Group
 from corpus.cards.look import stream
 from corpus.cards.spec import DERIVED, CardSpec
-from corpus.cards.topics import TOPICS, Stratum, Topic
+from corpus.cards.topics import (
+    COURSE,
+    COURSE_QUESTIONS,
+    FADING,
+    GROWING,
+    TOPICS,
+    Stratum,
+    Topic,
+)
 from corpus.cards.truth import HIDDEN, Truth, truth
 from corpus.records import Pair
-from corpus.schema import Level, QuestionKind
+from corpus.schema import FacialTargets, Level, QuestionKind
 
 DEFAULT_SHARES: Mapping[str, float] = {
     Stratum.TRIVIAL: 0.15,
@@ -38,20 +49,30 @@ DEFAULT_SHARES: Mapping[str, float] = {
 
 
 MAX_NAMED = 4  # so many things an answer names at most: short sentences
+COURSE_SHARE = 0.5  # of the hard questions on a card whose emotion can be seen
 
 
-def write_pairs(spec: CardSpec, strata: Sequence[Stratum]) -> tuple[Pair, ...]:
+def write_pairs(
+    spec: CardSpec, strata: Sequence[Stratum], *, ask_course: bool = False
+) -> tuple[Pair, ...]:
     """One question per entry of ``strata``, no topic twice while there are others.
 
     A card with nothing to ask in a stratum gives no pair for it: about one question in twenty,
     most often where a cover leaves little to be seen.
+
+    Args:
+        ask_course: a hard question asks for the course of a visible emotion with probability
+            :data:`COURSE_SHARE`, at most once a card. Other strata keep their questions.
     """
     known = truth(spec)
     used: set[str] = set()
     pairs = []
     for number, stratum in enumerate(strata):
         rng = stream(spec.seed, f"question {number}")
-        pair = _WRITERS[stratum](spec, known, used, rng)
+        pair = None
+        if ask_course and stratum == Stratum.HARD:
+            pair = _course(spec, known, used, stream(spec.seed, f"course {number}"))
+        pair = pair or _WRITERS[stratum](spec, known, used, rng)
         if pair is not None:
             pairs.append(pair)
     return tuple(pairs)
@@ -183,6 +204,24 @@ _WRITERS: Mapping[
     Stratum.IMPOSSIBLE: _impossible,
     Stratum.NOISY: _noisy,
 }
+
+
+def _course(spec: CardSpec, known: Truth, used: set[str], rng: np.random.Generator) -> Pair | None:
+    """Whether a question is asked, and in which words, does not depend on the answer."""
+    seen = spec.emotion != "neutral" and spec.emotion in known.present
+    if not seen or COURSE in used or rng.uniform() >= COURSE_SHARE:
+        return None
+    used.add(COURSE)
+    course = FADING if spec.fading else GROWING
+    return Pair(
+        question=_pick(rng, COURSE_QUESTIONS),
+        answer=f"The expression is {course}.",
+        targets=FacialTargets(action=(course,)),
+        kind=QuestionKind.ACTION,
+        level=Level.HIGH,
+        options=(GROWING, FADING),
+        extra={"stratum": Stratum.HARD.value, "topic": COURSE},
+    )
 
 
 # -- parts of them ----------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def poses(spec: CardSpec, num_frames: int) -> list[tuple[Pose, Expression]]:
             ),
             now,
         )
-        for now in expressions(spec.emotion, spec.actions, num_frames)
+        for now in expressions(spec.emotion, spec.actions, num_frames, fading=spec.fading)
     ]
 
 

@@ -134,7 +134,7 @@ class CardSpec:
     """One card, before it is rendered.
 
     Raises:
-        ConfigError: for names that cards do not draw.
+        ConfigError: for names that cards do not draw, and a neutral face that fades.
 
     Example:
         >>> CardSpec(seed=7, appearance=("black_hair", "wearing_hat"), emotion="happy",
@@ -144,6 +144,7 @@ class CardSpec:
     seed: int  # decides whatever the other fields leave open
     appearance: tuple[str, ...] = ()  # names of corpus.attributes, in the vocabulary's order
     emotion: str = "neutral"
+    fading: bool = False  # the emotion starts at its apex and ends in a neutral face
     actions: tuple[str, ...] = ()
     hidden: str | None = None  # a part of HIDEABLE that is covered or outside of the picture
     variation: Variation = field(default_factory=Variation)
@@ -160,6 +161,9 @@ class CardSpec:
         if self.hidden is not None and self.hidden not in HIDEABLE:
             rule = f"a part that can be hidden is one of {', '.join(HIDEABLE)}"
             raise ConfigError(f"hidden={self.hidden!r}", rule, "name one of these, or None")
+        if self.fading and self.emotion == "neutral":
+            rule = "a neutral face has no expression that could fade"
+            raise ConfigError("fading=True of a neutral face", rule, "name another emotion")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -174,6 +178,7 @@ def draw_spec(
     rates: Mapping[str, float] | None = None,
     hidden_share: float = 0.15,
     hidden: str | None = None,
+    fading_share: float = 0.0,
 ) -> CardSpec:
     """Card ``index`` of the series ``seed``.
 
@@ -182,6 +187,8 @@ def draw_spec(
         hidden_share: share of cards with a part that cannot be seen.
         hidden: the part to hide in this card, where :data:`TOO_MUCH` allows it; None leaves it to
             ``hidden_share``.
+        fading_share: how many of the cards with an emotion other than neutral let it fade; it
+            changes nothing else about a card.
 
     Raises:
         ConfigError: for a name that cards do not draw, and rates of alternatives that sum to
@@ -214,6 +221,7 @@ def draw_spec(
         seed=card,
         appearance=tuple(sorted(appearance, key=order.index)),
         emotion=emotion,
+        fading=emotion != "neutral" and stream(card, "fading").uniform() < fading_share,
         actions=_draw_actions(card, emotion, rates),
         hidden=hidden,
         variation=draw_variation(card),

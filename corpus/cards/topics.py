@@ -30,6 +30,13 @@ class Topic:
     many: bool = False  # may several of the names hold?
 
 
+COURSE = "course"  # of the emotion: does it grow or fade? Asked by corpus.cards.questions
+COURSE_QUESTIONS = (
+    "Is the expression on the face growing or fading?",
+    "Over the clip, is the face's expression fading or growing?",
+)
+GROWING, FADING = "growing", "fading"  # not "appearing", which rewards read as a mere frame word
+
 _L, _H = Stratum.LEARNABLE, Stratum.HARD
 _VERBS = ("nod", "shake_head", "turn", "head_wagging")
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -79,8 +81,48 @@ def test_other_options_never_meet_old_files(tmp_path: Path) -> None:
     assert len(asked_less.clips[0].pairs) == 1
 
 
+def test_the_series_of_seed_0_is_what_it_always_was(tmp_path: Path) -> None:
+    """Names of files and all texts, as corpora on disk have them."""
+    clips = FaceCards(tmp_path, {"count": 60}).list().clips
+    assert Path(clips[0].video).name == "card-0-000000-2c2eed42.mp4"
+    rows = [to_row(clip) | {"video": Path(clip.video).name} for clip in clips]
+    digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    assert digest == "21415b2f2c9f8988c2f7bf5f1e42f00ccf71abd54316b87e357a51d11ba911e9"
+
+
+def test_fading_cards_have_files_of_their_own_and_no_other_card_changes(tmp_path: Path) -> None:
+    plain, some = cards(tmp_path, count=150), cards(tmp_path, count=150, fading_share=0.5)
+    before, after = plain.list().clips, some.list().clips
+    num_fading = 0
+    for index, (old, new) in enumerate(zip(before, after, strict=True)):
+        spec = some.spec(index)
+        assert (new.video != old.video) == spec.fading
+        assert (new.present, new.absent, new.extra) == (old.present, old.absent, old.extra)
+        if spec.emotion == "neutral":
+            assert new == old
+        num_fading += spec.fading
+        for pair in new.pairs:
+            if "topic" in pair.extra:
+                assert pair.answer == f"The expression is {'fading' if spec.fading else 'growing'}."
+    assert num_fading > 15
+    assert not any("topic" in pair.extra for clip in before for pair in clip.pairs)
+    assert any("topic" in pair.extra for clip in after for pair in clip.pairs)
+
+
 @pytest.mark.parametrize(
-    "options", [{"number": 3}, {"count": 0}, {"frames": 3}, {"size": "big"}, {"seed": -1}]
+    "options",
+    [
+        {"number": 3},
+        {"count": 0},
+        {"frames": 3},
+        {"size": "big"},
+        {"seed": -1},
+        {"fading_share": 1.01},
+        {"fading_share": -0.1},
+        {"fading_share": float("nan")},
+        {"fading_share": "half"},
+        {"fading_share": True},
+    ],
 )
 def test_wrong_options_are_refused(tmp_path: Path, options: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

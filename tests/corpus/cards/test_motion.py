@@ -42,6 +42,21 @@ def test_emotions_rise_to_an_apex_and_stay(name: str) -> None:
     assert strength[-1] > 1
 
 
+@pytest.mark.parametrize("num_frames", [4, 5, 8, 16])
+@pytest.mark.parametrize("name", [name for name in EMOTIONS if name != "neutral"])
+def test_a_fading_emotion_is_a_rising_one_backwards(name: str, num_frames: int) -> None:
+    fading = expressions(name, (), num_frames, fading=True)
+    assert fading == expressions(name, (), num_frames)[::-1]
+    assert fading[0] == Expression(**EMOTIONS[name])  # the apex
+    assert fading[-1] == Expression()
+
+
+def test_actions_run_forwards_on_a_fading_face() -> None:
+    now = expressions("happy", ("turn",), 8, fading=True)
+    assert [frame.yaw for frame in now] == [f.yaw for f in expressions("neutral", ("turn",), 8)]
+    assert [frame.smile for frame in now] == [f.smile for f in expressions("happy", (), 8)[::-1]]
+
+
 def test_emotions_differ_at_their_apex() -> None:
     apexes = {name: curves(name, (), 5)[-1] for name in EMOTIONS}
     for first in apexes:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -14,10 +15,16 @@ from corpus.cards.questions import (
     with_hidden,
     write_pairs,
 )
-from corpus.cards.spec import drawn_names
-from corpus.cards.topics import TOPICS, Stratum
+from corpus.cards.spec import EMOTION_RATES, drawn_names
+from corpus.cards.topics import COURSE_QUESTIONS, TOPICS, Stratum
 from corpus.cards.truth import HIDDEN, truth
-from corpus.records import Pair
+from corpus.checks import check_texts
+from corpus.config import CheckConfig
+from corpus.records import Features, Pair, Texts
+from corpus.schema import FacialTargets
+from rewards.clauses import make_clause
+from sft.evaluation.reading import read_answer
+from sft.evaluation.records import Part
 
 NUM = 400
 
@@ -138,3 +145,116 @@ def test_joining() -> None:
     assert join(["a hat"]) == "a hat"
     assert join(["a", "b"]) == "a and b"
     assert join(["a", "b", "c"]) == "a, b and c"
+
+
+# -- the course of an emotion -----------------------------------------------------------------
+
+
+def asked_for_course(spec: CardSpec, strata: list[Stratum]) -> list[Pair]:
+    pairs = write_pairs(spec, strata, ask_course=True)
+    return [pair for pair in pairs if pair.extra.get("topic") == "course"]
+
+
+@pytest.fixture(scope="module")
+def emotional() -> list[CardSpec]:
+    """Cards whose emotion can be seen; of half of them it fades."""
+    rates = {name: 0.0 if name == "neutral" else 1 / 9 for name in EMOTION_RATES}
+    drawn = (draw_spec(5, index, rates=rates, fading_share=0.5) for index in range(800))
+    return [s for s in drawn if s.emotion != "neutral" and s.emotion in truth(s).present]
+
+
+def test_the_course_is_asked_for_in_half_of_the_hard_questions(emotional: list[CardSpec]) -> None:
+    found = {spec.seed: asked_for_course(spec, [Stratum.HARD]) for spec in emotional}
+    asked = [pairs[0] for pairs in found.values() if pairs]
+    assert len(emotional) > 500
+    spread = 4 * (0.5 * 0.5 / len(emotional)) ** 0.5
+    assert len(asked) / len(emotional) == pytest.approx(0.5, abs=spread)
+    spread = 4 * (0.5 * 0.5 / len(asked)) ** 0.5
+    answers = Counter(pair.answer for pair in asked)
+    assert answers.keys() == {"The expression is growing.", "The expression is fading."}
+    assert answers["The expression is fading."] / len(asked) == pytest.approx(0.5, abs=spread)
+    # No wording goes with one answer, nor names one of the two first.
+    for question in COURSE_QUESTIONS:
+        fades = [
+            pair.answer == "The expression is fading."
+            for pair in asked
+            if pair.question == question
+        ]
+        share = sum(fades) / len(fades)
+        assert share == pytest.approx(0.5, abs=4 * (0.25 / len(fades)) ** 0.5), question
+    first = [min(("growing", "fading"), key=question.index) for question in COURSE_QUESTIONS]
+    assert Counter(first) == {"growing": 1, "fading": 1}
+
+
+def test_only_the_direction_decides_the_answer(emotional: list[CardSpec]) -> None:
+    num_asked = 0
+    for spec in emotional[:200]:
+        growing = asked_for_course(replace(spec, fading=False), [Stratum.HARD])
+        fading = asked_for_course(replace(spec, fading=True), [Stratum.HARD])
+        assert [pair.question for pair in growing] == [pair.question for pair in fading]
+        assert all(pair.answer == "The expression is growing." for pair in growing)
+        assert all(pair.answer == "The expression is fading." for pair in fading)
+        num_asked += len(fading)
+    assert num_asked > 60
+
+
+def test_a_right_answer_about_the_course_is_read_as_one(emotional: list[CardSpec]) -> None:
+    spec = next(s for s in emotional if s.fading and asked_for_course(s, [Stratum.HARD]))
+    (pair,) = asked_for_course(spec, [Stratum.HARD])
+    assert pair.targets == FacialTargets(action=("fading",))
+    assert pair.extra == {"stratum": "hard", "topic": "course"}
+    wrong = "The expression is growing."
+    right_reading = read_answer(pair.targets, answer=pair.answer, gold=pair.answer)
+    assert right_reading[Part.ACTION].exact
+    assert read_answer(pair.targets, answer=wrong, gold=pair.answer)[Part.ACTION].missed == (
+        "fading",
+    )
+    # A reward sees both words: neither is one that it takes for a mere frame of a claim.
+    assert [make_clause(answer).content for answer in (pair.answer, wrong)] == ["fading", "growing"]
+
+
+def test_pairs_about_the_course_pass_the_checks(emotional: list[CardSpec]) -> None:
+    for spec in emotional[:60]:
+        known = truth(spec)
+        features = Features(
+            cut_id="c",
+            targets=VOCABULARY.targets(known.present),
+            present=known.present,
+            absent=known.absent,
+        )
+        texts = Texts(
+            cut_id="c",
+            summary="The clip shows a person in front of a plain background.",
+            pairs=tuple(asked_for_course(spec, [Stratum.HARD])),
+            writer="cards",
+        )
+        assert check_texts(texts, features, CheckConfig()) == []
+
+
+def test_the_course_is_asked_for_once_and_other_strata_keep_their_questions(
+    emotional: list[CardSpec],
+) -> None:
+    strata = [Stratum.LEARNABLE, Stratum.HARD, Stratum.TRIVIAL, Stratum.HARD, Stratum.NOISY] * 2
+
+    def others(pairs: tuple[Pair, ...]) -> list[Pair]:
+        return [pair for pair in pairs if pair.extra["stratum"] != "hard"]
+
+    for spec in emotional[:100]:
+        assert len(asked_for_course(spec, strata)) <= 1
+        with_course, without = write_pairs(spec, strata, ask_course=True), write_pairs(spec, strata)
+        assert others(with_course) == others(without)
+        if not asked_for_course(spec, [Stratum.HARD]):
+            hard = write_pairs(spec, [Stratum.HARD])
+            assert write_pairs(spec, [Stratum.HARD], ask_course=True) == hard
+
+
+def test_no_course_is_asked_for_where_none_is_seen() -> None:
+    strata = [Stratum.HARD] * 3
+    neutral = [CardSpec(seed=seed, appearance=("big_nose",)) for seed in range(40)]
+    covered = [CardSpec(seed=seed, emotion="sad", hidden="eyes") for seed in range(40)]
+    masked = [
+        CardSpec(seed=seed, emotion="sad", appearance=("wearing_mask",)) for seed in range(40)
+    ]
+    for spec in (*neutral, *covered, *masked):
+        assert not asked_for_course(spec, strata)
+        assert write_pairs(spec, strata, ask_course=True) == write_pairs(spec, strata)

@@ -133,3 +133,20 @@ def test_one_end_of_a_clip_does_not_tell_the_action(action: str) -> None:
     changed = changes(plain, moving).mean(axis=(1, 2))
     assert changed[0] == changed[-1] == 0
     assert (changed > 0.1).sum() >= 3
+
+
+@pytest.mark.parametrize("emotion", ["happy", "fear"])
+def test_a_fading_face_ends_where_a_rising_one_starts(emotion: str) -> None:
+    """Noise is drawn by frame: where two cards show the same face, they are the same bytes."""
+    plain = CardSpec(seed=3, appearance=("brown_hair",))
+    rising = replace(plain, emotion=emotion)
+    neutral, grown, faded = (
+        render(spec, num_frames=8, size=96).frames.astype(int)
+        for spec in (plain, rising, replace(rising, fading=True))
+    )
+    assert (grown[0] == neutral[0]).all()
+    assert (faded[-1] == neutral[-1]).all()
+    # Of eight frames the fourth and fifth show the apex either way.
+    assert (faded[3:5] == grown[3:5]).all()
+    assert np.abs(faded[0] - neutral[0]).max() > 60
+    assert np.abs(grown[-1] - neutral[-1]).max() > 60

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,6 +127,31 @@ def test_a_rate_changes_only_its_own_attribute() -> None:
         assert plain.variation == made_up.variation
 
 
+def test_fading_keeps_its_share_and_changes_nothing_else(specs: list[CardSpec]) -> None:
+    some = [draw_spec(11, index, fading_share=0.3) for index in range(1500)]
+    assert [replace(spec, fading=False) for spec in some] == specs[:1500]
+    emotional = [spec for spec in some if spec.emotion != "neutral"]
+    spread = 4 * np.sqrt(0.3 * 0.7 / len(emotional))
+    assert np.mean([spec.fading for spec in emotional]) == pytest.approx(0.3, abs=spread)
+    assert not any(spec.fading for spec in some if spec.emotion == "neutral")
+    # Which cards fade is no clue to the emotion: each keeps the share.
+    for name in set(EMOTION_RATES) - {"neutral"}:
+        fades = [spec.fading for spec in emotional if spec.emotion == name]
+        assert np.mean(fades) == pytest.approx(0.3, abs=4 * np.sqrt(0.3 * 0.7 / len(fades))), name
+
+
+def test_all_or_no_emotions_fade_at_the_ends_of_the_share() -> None:
+    rates = dict.fromkeys(EMOTION_RATES, 0.0) | {"happy": 1.0}
+    assert all(draw_spec(4, index, rates=rates, fading_share=1.0).fading for index in range(50))
+    assert not any(draw_spec(4, index, rates=rates, fading_share=0.0).fading for index in range(50))
+
+
+def test_an_emotion_that_fades_is_seen_in_the_clip(specs: list[CardSpec]) -> None:
+    for spec in specs[:300]:
+        if spec.emotion != "neutral":
+            assert truth(replace(spec, fading=True)) == truth(spec)
+
+
 def test_the_truth_sorts_every_name_once(specs: list[CardSpec]) -> None:
     for spec in specs[:500]:
         known = truth(spec)
@@ -152,7 +178,13 @@ def test_the_truth_of_chosen_cards() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"appearance": ("male",)}, {"emotion": "nod"}, {"actions": ("swim",)}, {"hidden": "nose"}],
+    [
+        {"appearance": ("male",)},
+        {"emotion": "nod"},
+        {"actions": ("swim",)},
+        {"hidden": "nose"},
+        {"fading": True},
+    ],
 )
 def test_cards_of_what_cannot_be_drawn_are_refused(fields: dict) -> None:
     with pytest.raises(ConfigError):
