@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -24,7 +25,10 @@ def progress(
 def bar(
     what: str, items: Iterable[T] | None = None, *, total: int | None = None, unit: str = "it"
 ) -> tqdm:
-    """A bar to advance by hand (``with bar("fitting", total=9) as b: b.update()``)."""
+    """A bar to advance by hand (``with bar("fitting", total=9) as b: b.update()``).
+
+    Of processes that a launcher started together the first alone shows its bars.
+    """
     interactive = sys.stderr.isatty()
     return tqdm(
         items,
@@ -35,4 +39,5 @@ def bar(
         dynamic_ncols=interactive,
         ascii=not interactive,
         file=sys.stderr,
+        disable=os.environ.get("RANK", "0") != "0",
     )

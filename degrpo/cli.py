@@ -296,7 +296,9 @@ def _sft(options: argparse.Namespace) -> int:
 
     config = _load(options)
     stages = (1, 2, 3) if options.stage == "all" else (int(options.stage),)
-    say(f"policy: {run_stages(config.sft, config.policy, config.corpus, stages=stages)}")
+    folder = run_stages(config.sft, config.policy, config.corpus, stages=stages)
+    if os.environ.get("RANK", "0") == "0":
+        say(f"policy: {folder}")
     return 0
 
 

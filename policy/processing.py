@@ -307,6 +307,14 @@ class FaVChatProcessor(ProcessorMixin):
         token_ids = np.asarray(ids, dtype=np.int64)
         return token_ids, token_ids == self.video_token_id
 
+    def num_tokens(self, example: Example) -> int:
+        """Length of an example's text, visual rows and answers included.
+
+        Raises:
+            PromptError: as :meth:`collate`.
+        """
+        return len(self._conversation(example)[0])
+
     def answer_tokens(self, answer: str) -> list[int]:
         """Token ids of an answer with the end token."""
         return [*self._token_ids(self._plain(answer)), self.end_token_id]

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import CheckpointError, MachineError
 from sft.config import StageConfig
+from sft.ranks import OtherRankError, Ranks
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -75,12 +76,22 @@ class CheckpointWriter:
         fingerprint: of everything that the stage's training is a function of.
         every: optimiser steps from one checkpoint to the next; 0 writes none.
         seconds: of training before this process.
+        ranks: that all write into a checkpoint, and whose writers do everything in step.
     """
 
-    def __init__(self, partial: Path, *, fingerprint: str, every: int, seconds: float = 0) -> None:
+    def __init__(
+        self,
+        partial: Path,
+        *,
+        fingerprint: str,
+        every: int,
+        seconds: float = 0,
+        ranks: Ranks | None = None,
+    ) -> None:
         self.every = every
         self.staging = partial / FOLDER / WRITING
         self._fingerprint = fingerprint
+        self._ranks = ranks or Ranks()
         self._began = time.monotonic() - seconds
 
     @property
@@ -99,26 +110,38 @@ class CheckpointWriter:
             MachineError: when the block cannot write, say for want of room.
         """
         from safetensors import SafetensorError
-        from transformers.trainer_utils import rotate_checkpoints
 
         written = self.staging / f"{PREFIX}{step}"
-        folder = self.staging.with_name(written.name)
         try:
-            shutil.rmtree(self.staging, ignore_errors=True)
-            written.mkdir(parents=True)
+            self._ranks.on_main(lambda: _clear(written))
             yield
-            _seal(written, {"fingerprint": self._fingerprint, "seconds": round(self.seconds, 1)})
-            written.rename(folder)
-            to_disk(folder.parent)
+            self._ranks.gather(None)  # every rank has written its files
+            self._ranks.on_main(lambda: self._put_in_place(written))
+        except OtherRankError:
+            raise
         # torch.save says RuntimeError when a disk is full.
         except (OSError, RuntimeError, SafetensorError) as error:
             raise MachineError(
-                f"a checkpoint at step {step} that cannot be written to {folder} ({error})",
+                f"a checkpoint at step {step} that cannot be written to {self.staging.parent} "
+                f"({error})",
                 "a stage in training keeps its state on the disk of sft.output_dir",
                 "free some room and run the same command again: it goes on from the checkpoint "
                 "before; or set sft.checkpoint_every=0",
             ) from error
+
+    def _put_in_place(self, written: Path) -> None:
+        from transformers.trainer_utils import rotate_checkpoints
+
+        _seal(written, {"fingerprint": self._fingerprint, "seconds": round(self.seconds, 1)})
+        folder = self.staging.with_name(written.name)
+        written.rename(folder)
+        to_disk(folder.parent)
         rotate_checkpoints(str(folder.parent), save_total_limit=KEPT)
+
+
+def _clear(written: Path) -> None:
+    shutil.rmtree(written.parent, ignore_errors=True)
+    written.mkdir(parents=True)
 
 
 def newest_checkpoint(partial: Path, *, fingerprint: str) -> Checkpoint | None:
@@ -167,9 +190,10 @@ def trained_tensors(
 def save_trained(
     model: nn.Module, folder: Path, state_dict: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write :func:`trained_tensors` to a folder."""
+    """Write :func:`trained_tensors` to a folder, created when missing."""
     from safetensors.torch import save_file
 
+    folder.mkdir(parents=True, exist_ok=True)
     tensors = trained_tensors(model, state_dict)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TRAINED)
 

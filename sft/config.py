@@ -6,6 +6,11 @@ from dataclasses import dataclass, field, replace
 
 from common.errors import ConfigError
 from policy.freezing import FREEZE_TABLES, Phase, check_parts, default_rank, trainable_parts
+from sft.evaluation.records import Ablation
+
+SCHEDULES = ("cosine", "linear", "constant")
+LOSSES = ("tokens", "samples")
+ABLATIONS = tuple(ablation.value for ablation in Ablation)
 
 
 @dataclass(kw_only=True)
@@ -23,13 +28,32 @@ class StageConfig:
     """Passes over the split."""
 
     batch_size: int = 8
-    """Samples per optimiser step."""
+    """Conversations per optimiser step, over all ranks."""
 
     lr: float = 2e-4
-    """Peak learning rate; linear warm-up, then cosine."""
+    """Peak learning rate, reached linearly."""
 
     warmup_fraction: float = 0.1
     """Share of the steps in which the learning rate rises."""
+
+    schedule: str = "cosine"
+    """The learning rate after that: `cosine` or `linear` down to zero, or `constant`."""
+
+    weight_decay: float = 0.0
+    """Of AdamW."""
+
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them."""
+
+    loss: str = "tokens"
+    """What weighs the same in a batch: `tokens` of answers, or `samples`, however long they are."""
+
+    turns: int = 1
+    """Questions about one clip in one conversation, at most. The clip is seen in the light of the
+    first; every answer counts."""
+
+    group_by_length: bool = False
+    """Batch texts of about the same length, so that less is padding."""
 
     lora_rank: int | None = None
     """Rank of the language model's adapters, merged when the stage ends; 0 trains it in full, null
@@ -53,6 +77,20 @@ class StageConfig:
                 "a fraction of the steps lies in [0, 1)",
                 "set warmup_fraction=0.1",
             )
+        if self.weight_decay < 0 or self.max_grad_norm < 0 or self.turns < 1:
+            raise ConfigError(
+                f"weight_decay={self.weight_decay}, max_grad_norm={self.max_grad_norm}, "
+                f"turns={self.turns}",
+                "the first two are not negative, and a conversation has at least one question",
+                "correct the stage",
+            )
+        for name, choices in (("schedule", SCHEDULES), ("loss", LOSSES)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)}",
+                    f"it is one of {', '.join(choices)}",
+                    f"set {name}={choices[0]}",
+                )
         if self.lora_rank is not None and self.lora_rank < 0:
             raise ConfigError(
                 f"lora_rank={self.lora_rank}",
@@ -86,6 +124,19 @@ class SftConfig:
     max_skipped_fraction: float = 0.2
     """A stage stops when more of its samples than this have a clip that cannot be decoded."""
 
+    micro_batch_size: int = 0
+    """Conversations that a rank takes at a time, their gradients summed up; 0: its share of a batch
+    at once. Fewer need less memory."""
+
+    gradient_checkpointing: bool = False
+    """Compute the language model's activations again for the backward pass: slower, less memory."""
+
+    deepspeed: str = ""
+    """DeepSpeed's JSON config, such as configs/deepspeed/zero3.json, for runs of several ranks."""
+
+    num_readers: int = 2
+    """Threads of a rank that decode clips before training; features are computed beside them."""
+
     checkpoint_every: int = 100
     """Optimiser steps from one checkpoint of a stage in training to the next, of which the last two
     are kept; 0 keeps none. An interrupted stage goes on from there."""
@@ -96,6 +147,16 @@ class SftConfig:
 
     max_answer_tokens: int = 32
     """Answers of that evaluation are cut here."""
+
+    ablations: list[str] = field(default_factory=lambda: list(ABLATIONS))
+    """What that evaluation takes from the policy to see what it is worth, one pass over the
+    questions each."""
+
+    max_evaluated: int = 512
+    """Held-out questions that are answered after a stage, spread evenly over them; 0: all."""
+
+    evaluation_batch_size: int = 16
+    """Questions that are answered at a time; one rank does it."""
 
     tensorboard: bool = True
     """Write the curves of each stage to stage-N/tensorboard."""
@@ -130,17 +191,31 @@ class SftConfig:
             )
         for number in (1, 2, 3):
             self.stage(number)
-        if self.max_answer_tokens < 1:
+        if unknown := [name for name in self.ablations if name not in ABLATIONS]:
             raise ConfigError(
-                f"sft.max_answer_tokens={self.max_answer_tokens}",
-                "an answer has at least one token",
-                "set sft.max_answer_tokens=32",
+                f"sft.ablations={unknown}",
+                f"known are {', '.join(ABLATIONS)}",
+                "name some of these",
+            )
+        if self.max_answer_tokens < 1 or self.evaluation_batch_size < 1 or self.max_evaluated < 0:
+            raise ConfigError(
+                f"sft.max_answer_tokens={self.max_answer_tokens}, "
+                f"sft.evaluation_batch_size={self.evaluation_batch_size}, "
+                f"sft.max_evaluated={self.max_evaluated}",
+                "the first two are positive, the last is not negative",
+                "set sft.max_answer_tokens=32, sft.evaluation_batch_size=16, sft.max_evaluated=512",
             )
         if not 0 <= self.max_skipped_fraction <= 1:
             raise ConfigError(
                 f"sft.max_skipped_fraction={self.max_skipped_fraction}",
                 "a fraction lies in [0, 1]",
                 "set sft.max_skipped_fraction=0.2",
+            )
+        if self.micro_batch_size < 0 or self.num_readers < 0:
+            raise ConfigError(
+                f"sft.micro_batch_size={self.micro_batch_size}, sft.num_readers={self.num_readers}",
+                "neither is negative",
+                "set sft.micro_batch_size=0 for a whole share at once, sft.num_readers=2",
             )
         if self.checkpoint_every < 0:
             raise ConfigError(

@@ -2,42 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NotRequired, TypeAlias, TypedDict
 
 from common.errors import SampleError
 from common.progress import progress
 from corpus.schema import Sample
+from sft.ranks import Ranks
+
+
+class Row(TypedDict):
+    """What the collator turns into one conversation of a batch."""
+
+    video: str
+    sample_id: str  # asks last
+    earlier: list[str]  # sample_ids that ask before it
+    filler: NotRequired[bool]  # fills up a batch of several ranks and counts for nothing
+
+
+ReadClips: TypeAlias = Callable[[Iterable[str]], Iterator[object]]
+"""Reads videos and gives what it made of each, or its SampleError, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
 class UsableSamples:
-    """Samples whose clip can be read, and why the others cannot be used."""
+    """Samples whose clip can be read and whose text fits, and why the others cannot be used."""
 
     samples: list[Sample]
     skipped: dict[str, str]  # sample_id -> reason
 
 
 def find_usable(
-    samples: Sequence[Sample], read_clip: Callable[[str], object], *, what: str
+    samples: Sequence[Sample],
+    read_clips: ReadClips,
+    check_text: Callable[[Sample], object],
+    *,
+    what: str,
+    ranks: Ranks | None = None,
 ) -> UsableSamples:
-    """Read every clip once, before training, behind a progress bar labelled ``what``.
+    """Read every clip and text once, before training, behind progress bars labelled ``what``.
 
     Args:
         samples: any samples; those of one video share its fate.
-        read_clip: reads a video, or fills the feature cache with it; raises SampleError.
-        what: label of the progress bar.
+        read_clips: reads videos, or fills the feature cache with them.
+        check_text: raises SampleError for a question or an answer that cannot be used.
+        ranks: that divide the clips; all of them get the whole result.
     """
-    reasons: dict[str, str] = {}
-    for video in progress(dict.fromkeys(sample.video for sample in samples), what, unit="clip"):
+    ranks = ranks or Ranks()
+    videos = ranks.share(list(dict.fromkeys(sample.video for sample in samples)))
+    clips = progress(read_clips(videos), what, total=len(videos), unit="clip")
+    refused = {
+        video: str(clip)
+        for video, clip in zip(videos, clips, strict=True)
+        if isinstance(clip, SampleError)
+    }
+    reasons = {video: why for part in ranks.gather(refused) for video, why in part.items()}
+    skipped = {s.sample_id: reasons[s.video] for s in samples if s.video in reasons}
+    for sample in samples:
         try:
-            read_clip(video)
+            check_text(sample)
         except SampleError as error:
-            reasons[video] = str(error)
-    return UsableSamples(
-        samples=[sample for sample in samples if sample.video not in reasons],
-        skipped={s.sample_id: reasons[s.video] for s in samples if s.video in reasons},
-    )
+            skipped.setdefault(sample.sample_id, str(error))
+    return UsableSamples([s for s in samples if s.sample_id not in skipped], skipped)
 
 
 def refuse_too_many_skipped(usable: UsableSamples, *, max_fraction: float) -> None:
@@ -47,18 +74,44 @@ def refuse_too_many_skipped(usable: UsableSamples, *, max_fraction: float) -> No
         return
     sample_id, reason = next(iter(usable.skipped.items()))
     raise SampleError(
-        f"{skipped} of {total} samples whose clip cannot be used (first: {sample_id}, {reason})",
+        f"{skipped} of {total} samples that cannot be used (first: {sample_id}, {reason})",
         f"at most {max_fraction:.0%} may be skipped, and not all",
         "repair or rebuild the corpus, or raise sft.max_skipped_fraction",
     )
 
 
-def rows(samples: Sequence[Sample]) -> list[dict[str, str]]:
-    """What the collator turns into a batch: each sample with its own clip."""
-    return [{"sample_id": sample.sample_id, "video": sample.video} for sample in samples]
+def rows(samples: Sequence[Sample], *, turns: int = 1) -> list[Row]:
+    """Each sample with its own clip; up to ``turns`` samples about one clip in a conversation.
+
+    Conversations follow the order of the samples, and so do the questions in them.
+    """
+    if turns == 1:
+        return [_row([sample]) for sample in samples]
+    by_video: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_video.setdefault(sample.video, []).append(sample)
+    return [
+        _row(asked[start : start + turns])
+        for asked in by_video.values()
+        for start in range(0, len(asked), turns)
+    ]
 
 
-def rows_with_swapped_clips(samples: Sequence[Sample]) -> list[dict[str, str]]:
+def _row(samples: Sequence[Sample]) -> Row:
+    *earlier, last = samples
+    return Row(
+        video=last.video,
+        sample_id=last.sample_id,
+        earlier=[sample.sample_id for sample in earlier],
+    )
+
+
+def row_name(row: Row) -> str:
+    """The samples of a row, for messages."""
+    return "+".join((*row["earlier"], row["sample_id"]))
+
+
+def rows_with_swapped_clips(samples: Sequence[Sample]) -> list[Row]:
     """The same questions and answers, each about another sample's clip; [] with a single clip.
 
     A policy that answers from the question alone loses nothing by it. Videos cut from one source
@@ -72,4 +125,4 @@ def rows_with_swapped_clips(samples: Sequence[Sample]) -> list[dict[str, str]]:
         others = [other for other_source, other in videos if other_source != source]
         others = others or [other for _, other in videos if other != video]
         swapped[video] = others[index % len(others)]
-    return [{"sample_id": s.sample_id, "video": swapped[s.video]} for s in samples]
+    return [Row(video=swapped[s.video], sample_id=s.sample_id, earlier=[]) for s in samples]

@@ -49,6 +49,19 @@ def resolve_deepspeed_config(
     return config.config
 
 
+def training_config(path: Path) -> dict[str, Any]:
+    """The config for training: as in the file, with whole weights to be had from sharded ones.
+
+    Raises:
+        ConfigError: for a file that is no JSON object.
+    """
+    config = _read(path)
+    zero = config.get("zero_optimization")
+    if isinstance(zero, dict) and zero.get("stage") == 3:
+        config["zero_optimization"] = {**zero, "stage3_gather_16bit_weights_on_model_save": True}
+    return config
+
+
 def zero_stage(path: Path, *, hidden_size: int, bf16: bool) -> int:
     """The stage of ZeRO that a DeepSpeed config asks for, once it has been read as training would.
 

@@ -21,7 +21,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -79,14 +79,18 @@ def stage_fingerprint(
     )
 
 
-def training_fingerprint(stage: str, samples: Sequence[Sample]) -> str:
-    """Names what the steps inside a stage are a function of.
+def training_fingerprint(
+    stage: str, samples: Sequence[Sample], shards: Mapping[str, object] | None = None
+) -> str:
+    """Names what the checkpoints inside a stage are a function of.
 
     Args:
         stage: :func:`stage_fingerprint`.
         samples: those that can be used, in their order: batches are drawn from it.
+        shards: how weights and optimiser are divided among ranks; empty where they are not.
     """
-    return _digest({"stage": stage, "samples": [sample.sample_id for sample in samples]})
+    content = {"stage": stage, "samples": [sample.sample_id for sample in samples]}
+    return _digest(content | ({"shards": dict(shards)} if shards else {}))
 
 
 def finished_fingerprint(folder: Path) -> str | None:

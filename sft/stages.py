@@ -32,11 +32,16 @@ def check_stages(numbers: Sequence[int]) -> tuple[int, ...]:
 
 
 @contextmanager
-def trainable(model: FaVChatForConditionalGeneration, stage: StageConfig) -> Iterator[None]:
+def trainable(
+    model: FaVChatForConditionalGeneration, stage: StageConfig, *, merge: bool = True
+) -> Iterator[None]:
     """Give gradients to the stage's parts alone while the block runs.
 
     With ``lora_rank`` the language model learns through adapters on all its linear layers but the
     output layer; they are merged on leaving, so that what the stage saves is a plain policy.
+
+    Args:
+        merge: False leaves them where they are, for weights that are in pieces.
     """
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     adapters_alone = {"language_model"} if stage.lora_rank else set()
@@ -46,7 +51,7 @@ def trainable(model: FaVChatForConditionalGeneration, stage: StageConfig) -> Ite
         _refuse_idle(model, stage)
         yield
     finally:
-        if adapted is not None:
+        if adapted is not None and merge:
             model.language_model = adapted.merge_and_unload()
         for parameter, needed in before:
             parameter.requires_grad_(needed)

@@ -8,6 +8,9 @@ What differs from TRL 1.16, and why:
 - parts that get no gradients stay in evaluation mode, so that the running statistics and dropout of
   a frozen encoder do not come alive (``Trainer`` puts the whole model into training mode at every
   step);
+- the order of an epoch is a function of seed and epoch alone, grouped by length or not, so that
+  resumed stages and several ranks take the batches that one process would (:mod:`sft.sampling`);
+- gradient checkpointing reaches a frozen language model, whose activations the visual rows need;
 - a loss that is not finite stops the stage and names its samples, where ``Trainer`` goes on;
 - a checkpoint holds what the stage trains, not the whole policy, and appears whole or not at all
   (:mod:`sft.checkpoints`); one of the last step, when that is in mid-epoch, is not trained further;
@@ -33,14 +36,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PrinterCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
+from transformers.modeling_layers import GradientCheckpointingLayer
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from common.errors import TrainingError
-from common.progress import bar
+from common.progress import bar, progress
 from policy.freezing import PARTS
 from sft.checkpoints import CheckpointWriter, load_trained, save_trained
 from sft.config import StageConfig
+from sft.data import Row
+from sft.deepspeed_config import training_config
+from sft.ranks import PATIENCE
+from sft.sampling import EpochSampler
+from sft.scale import Scale
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,6 +60,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 IGNORED = -100
+
+_SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +97,8 @@ class StageTrainer(SFTTrainer):
 
     Args:
         model: the policy, with gradients switched on for the stage's parts alone.
-        stage: epochs, batch size and learning rate.
-        rows: what the collator turns into a batch, one mapping per sample.
+        stage: epochs, batches, loss and course of the learning rate.
+        rows: what the collator turns into a batch (:mod:`sft.data`).
         collator: makes batches with ``labels`` and the ``sample_ids`` they came from.
         tokenizer: the policy's.
         seed: of the data order and of dropout.
@@ -95,6 +106,11 @@ class StageTrainer(SFTTrainer):
         tensorboard: whether to write them.
         checkpoints: where to keep what ``train(resume_from_checkpoint=...)`` goes on from; None
             keeps nothing.
+        scale: how the batches are divided, and what saves memory.
+
+    Raises:
+        ConfigError: for batches that the ranks cannot divide.
+        PromptError: for a conversation that is too long.
     """
 
     def __init__(
@@ -102,24 +118,36 @@ class StageTrainer(SFTTrainer):
         model: FaVChatForConditionalGeneration,
         *,
         stage: StageConfig,
-        rows: Sequence[Mapping[str, str]],
+        rows: Sequence[Row],
         collator: AnswerCollator,
         tokenizer: PreTrainedTokenizerBase,
         seed: int,
         folder: Path,
         tensorboard: bool,
         checkpoints: CheckpointWriter | None = None,
+        scale: Scale | None = None,
     ) -> None:
         from datasets import Dataset
 
+        scale = scale or Scale()
         self._frozen = _frozen_parts(model)
         self._checkpoints = checkpoints
+        self._loss = stage.loss
+        self._order = EpochSampler(
+            _lengths(rows, collator, stage),
+            seed=seed,
+            batch_size=stage.batch_size,
+            group_by_length=stage.group_by_length,
+            whole_batches=scale.ranks > 1,
+        )
+        chosen = [{**row, "filler": False} for row in rows]
+        chosen += [{**rows[0], "filler": True}] * self._order.num_fillers
         every = checkpoints.every if checkpoints else 0
         super().__init__(
             model=model,
-            args=_arguments(stage, seed=seed, folder=folder, checkpoint_every=every),
+            args=_arguments(stage, scale, seed=seed, folder=folder, checkpoint_every=every),
             data_collator=collator,
-            train_dataset=Dataset.from_list([dict(row) for row in rows]),
+            train_dataset=Dataset.from_list(chosen),
             processing_class=tokenizer,
             callbacks=[
                 _Progress(),
@@ -130,6 +158,7 @@ class StageTrainer(SFTTrainer):
         self.remove_callback(PrinterCallback)
         # SFTTrainer has just put its fused head over the model's forward, which would outlive it.
         model.__dict__.pop("forward", None)
+        self._checkpointed = _checkpointed_layers(model) if scale.gradient_checkpointing else []
 
     def compute_loss(
         self,
@@ -138,7 +167,11 @@ class StageTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Mean negative log-likelihood of the answer tokens.
+        """Mean negative log-likelihood of the answer tokens, or of the samples' answers.
+
+        Args:
+            num_items_in_batch: tokens or samples of the whole batch, over all micro-batches and
+                ranks; None counts those given.
 
         Raises:
             TrainingError: when it is not finite, naming the samples.
@@ -146,13 +179,31 @@ class StageTrainer(SFTTrainer):
         if return_outputs:
             raise ValueError("StageTrainer returns losses; it keeps no logits to return")
         sample_ids = inputs.pop("sample_ids")
-        for part in self._frozen:
-            part.eval()
+        self._settle_frozen_parts()
         scores = score_answers(model, inputs)
         _refuse_non_finite(scores, sample_ids)
-        count = len(scores.losses) if num_items_in_batch is None else num_items_in_batch
-        self._metrics["train"]["mean_token_accuracy"].append(scores.correct.float().mean().item())
-        return scores.losses.sum() / count
+        self._log_accuracy(scores)
+        losses, count = scores.losses, len(scores.losses)
+        if self._loss == "samples":
+            sizes = scores.rows.bincount(minlength=len(sample_ids))
+            losses, count = losses / sizes[scores.rows], int((sizes > 0).sum())
+        if num_items_in_batch is None:
+            return losses.sum() / count
+        # The ranks' gradients are averaged, where the sum over all of them is wanted.
+        return losses.sum() / num_items_in_batch * self.accelerator.num_processes
+
+    def _settle_frozen_parts(self) -> None:
+        for part in self._frozen:
+            part.eval()
+        for layer in self._checkpointed:  # transformers asks the layer whether it is in training
+            layer.training = True
+
+    def _log_accuracy(self, scores: AnswerScores) -> None:
+        here = [[int(scores.correct.sum()), len(scores.losses)]]
+        counts = self.accelerator.gather(torch.tensor(here, device=scores.losses.device))
+        correct, total = counts.sum(dim=0).tolist()
+        if total:
+            self._metrics["train"]["mean_token_accuracy"].append(correct / total)
 
     def epoch_losses(self) -> list[float]:
         """Mean loss over the steps of each epoch, rounded to 4 places."""
@@ -161,26 +212,6 @@ class StageTrainer(SFTTrainer):
             if "loss" in entry:
                 losses.setdefault(math.ceil(entry["epoch"]), []).append(entry["loss"])
         return [round(sum(values) / len(values), 4) for values in losses.values()]
-
-    def measure(self, rows: Sequence[Mapping[str, str]]) -> dict[str, float] | None:
-        """Loss and accuracy per answer token, without dropout or gradients; None for no rows."""
-        if not rows:
-            return None
-        self.model.eval()
-        total_loss, num_correct, num_tokens = 0.0, 0, 0
-        size = self.args.per_device_train_batch_size
-        for start in range(0, len(rows), size):
-            batch = self._prepare_inputs(self.data_collator(rows[start : start + size]))
-            batch.pop("sample_ids")
-            with torch.no_grad():
-                scores = score_answers(self.model, batch)
-            total_loss += scores.losses.sum().item()
-            num_correct += int(scores.correct.sum())
-            num_tokens += len(scores.losses)
-        return {
-            "loss": round(total_loss / num_tokens, 4),
-            "token_accuracy": round(num_correct / num_tokens, 4),
-        }
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log; the mean loss that ends a training is of all its steps, not of those resumed."""
@@ -194,6 +225,15 @@ class StageTrainer(SFTTrainer):
 
     def _losses(self) -> list[float]:
         return [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+
+    def _get_train_sampler(self, train_dataset: object = None) -> EpochSampler:
+        return self._order
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device):
+        if self._loss == "tokens":
+            return super()._get_num_items_in_batch(batch_samples, device)
+        answered = sum((batch["labels"] != IGNORED).any(dim=1).sum() for batch in batch_samples)
+        return self.accelerator.gather(answered.to(device)).sum()
 
     def _get_output_dir(self, trial: object) -> str:
         return (
@@ -240,20 +280,44 @@ def _refuse_non_finite(scores: AnswerScores, sample_ids: Sequence[str]) -> None:
     )
 
 
-def _arguments(stage: StageConfig, *, seed: int, folder: Path, checkpoint_every: int) -> TrlConfig:
+def _checkpointed_layers(model: FaVChatForConditionalGeneration) -> list[nn.Module]:
+    """Layers of the language model, which may be frozen while gradients pass through it."""
+    layers = model.language_model.modules()
+    return [layer for layer in layers if isinstance(layer, GradientCheckpointingLayer)]
+
+
+def _lengths(rows: Sequence[Row], collator: AnswerCollator, stage: StageConfig) -> list[int]:
+    """Tokens of each row where somebody asks for them; conversations may prove too long."""
+    if stage.group_by_length or stage.turns > 1:
+        return [collator.num_tokens(row) for row in progress(rows, "measuring texts")]
+    return [0] * len(rows)
+
+
+def _arguments(
+    stage: StageConfig, scale: Scale, *, seed: int, folder: Path, checkpoint_every: int
+) -> TrlConfig:
     on_gpu = torch.cuda.is_available()
+    micro_batch_size, accumulation = scale.divide(stage.batch_size)
     return TrlConfig(
         output_dir=str(folder),
         num_train_epochs=stage.epochs,
-        per_device_train_batch_size=stage.batch_size,
+        per_device_train_batch_size=micro_batch_size,
+        gradient_accumulation_steps=accumulation,
         learning_rate=stage.lr,
-        lr_scheduler_type="cosine",
+        weight_decay=stage.weight_decay,
+        max_grad_norm=stage.max_grad_norm,
+        lr_scheduler_type=_SCHEDULERS[stage.schedule],
         warmup_steps=stage.warmup_fraction,  # below 1 it is a share of all steps
         seed=seed,
         data_seed=seed,
         use_cpu=not on_gpu,
         bf16=on_gpu,
-        gradient_checkpointing=False,
+        gradient_checkpointing=scale.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        deepspeed=training_config(Path(scale.deepspeed)) if scale.deepspeed else None,
+        # Some parameters have no gradient: the last Q-Former layer's text path, unused levels.
+        ddp_find_unused_parameters=True,
+        ddp_timeout=int(PATIENCE.total_seconds()),
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,

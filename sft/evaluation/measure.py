@@ -16,7 +16,7 @@ from common.errors import ConfigError, SampleError
 from common.progress import bar
 from corpus.schema import QuestionKind, Sample
 from sft.collator import AnswerCollator
-from sft.data import rows, rows_with_swapped_clips
+from sft.data import Row, rows, rows_with_swapped_clips
 from sft.evaluation.ablations import UNPROMPTED, frame_order, reorder_frames, without_prompt
 from sft.evaluation.reading import read_answer
 from sft.evaluation.records import Ablation, AnswerRecord, Evaluation
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from policy.modeling import FaVChatForConditionalGeneration
     from policy.processing import ClipInputs, FaVChatProcessor
 
-Row = Mapping[str, str]
 Collate = Callable[[Sequence[Row]], dict[str, Any]]
 ReadClip = Callable[[str], "ClipInputs"]
 
@@ -145,6 +144,32 @@ def measure_losses(
                     )
             progress.update(len(chosen))
     return losses, skipped
+
+
+def mean_scores(
+    model: FaVChatForConditionalGeneration,
+    collate: Collate,
+    rows: Sequence[Row],
+    batch_size: int,
+    *,
+    what: str,
+) -> dict[str, float] | None:
+    """``loss`` and ``token_accuracy`` per answer token, without dropout; None for no answers.
+
+    Args:
+        what: label of the progress bar.
+    """
+    if not rows:
+        return None
+    with _evaluation_mode(model):
+        losses, _ = measure_losses(model, collate, rows, batch_size, what=what)
+    if not losses:
+        return None
+    num_tokens = sum(answer.num_tokens for answer in losses.values())
+    return {
+        "loss": sum(answer.loss for answer in losses.values()) / num_tokens,
+        "token_accuracy": sum(answer.num_correct for answer in losses.values()) / num_tokens,
+    }
 
 
 def generate_answers(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from policy.features import FeatureExtractor
 from sft.collator import AnswerCollator
 from sft.data import rows
 from sft.stages import trainable
+from tests.sft.conftest import write_video
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +71,68 @@ def test_each_row_gets_the_clip_it_names(policy, videos, samples, sft):
         extract = FeatureExtractor(model, processor)
         batch = AnswerCollator(samples, processor, extract)(
             [
-                {"sample_id": "qa-red", "video": videos["blue"]},
-                {"sample_id": "qa-red", "video": videos["green"]},
+                {"sample_id": "qa-red", "video": videos["blue"], "earlier": []},
+                {"sample_id": "qa-red", "video": videos["green"], "earlier": []},
             ]
         )
         blue, green = (extract(videos[name]).facial_pixels for name in ("blue", "green"))
     assert not torch.equal(blue, green)
     assert torch.equal(batch["facial_pixels"], torch.stack([blue, green]))
+
+
+def test_a_conversation_has_labels_on_each_of_its_answers(policy, samples):
+    """The chat written out by hand; later questions come without the clip."""
+    model, processor = policy
+    asked = [sample for sample in samples if sample.video == samples[1].video]
+    assert len(asked) == 3
+    (row,) = rows(asked, turns=3)
+    collate = AnswerCollator(samples, processor, FeatureExtractor(model, processor))
+    batch = collate([row])
+    ids, labels = [], []
+    for number, sample in enumerate(asked):
+        clip = "<|vision_start|><|video_pad|><|video_pad|><|vision_end|>" if number == 0 else ""
+        before = "\n" if number else ""
+        prompt = processor.tokenizer(
+            f"{before}<|im_start|>user\n{clip}{sample.question}<|im_end|>\n<|im_start|>assistant\n",
+            add_special_tokens=False,
+        ).input_ids
+        answer = processor.tokenizer(
+            f"{sample.answer}<|im_end|>", add_special_tokens=False
+        ).input_ids
+        ids += prompt + answer
+        labels += [-100] * len(prompt) + answer
+    assert batch["input_ids"][0].tolist() == ids
+    assert batch["labels"][0].tolist() == labels
+    assert batch["sample_ids"] == ["summary-red+qa-red+emotion_qa-red"]
+    assert collate.num_tokens(row) == len(ids)
+    # The clip is seen in the light of the first question.
+    query = batch["query_ids"][0][batch["query_mask"][0].bool()].tolist()
+    assert query == processor.query_tokens(asked[0].question)
+
+
+def test_samples_of_a_batch_do_not_see_each_other(tiny, samples, videos, faces, tmp_path):
+    """Clips of two and four frames, texts of any length: each loses what it loses alone."""
+    from policy.build import build_policy
+    from sft.trainer import score_answers
+
+    dynamic = dataclasses.replace(tiny, sampling="fps", fps=4.0, num_frames=4)
+    model, processor = build_policy(dynamic)
+    model.eval()
+    short = write_video(tmp_path / "short.mp4", faces[:2], (1.0, 1.0, 1.0))
+    extract = FeatureExtractor(model, processor)
+    assert [extract(video).num_frames for video in (videos["red"], short)] == [4, 2]
+    collate = AnswerCollator(samples, processor, extract)
+    chosen = [
+        {**row, "video": short if n % 2 else row["video"]} for n, row in enumerate(rows(samples))
+    ]
+
+    def losses(chosen):
+        batch = collate(chosen)
+        del batch["sample_ids"]
+        with torch.no_grad():
+            scores = score_answers(model, batch)
+        return [scores.losses[scores.rows == place].sum().item() for place in range(len(chosen))]
+
+    together = losses(chosen)
+    assert together == pytest.approx([losses([row])[0] for row in chosen], rel=1e-5)
+    assert len({round(loss, 3) for loss in together}) == len(together)

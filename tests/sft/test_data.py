@@ -2,12 +2,13 @@
 
 import pytest
 
-from common.errors import SampleError, VideoError
+from common.errors import PromptError, SampleError, VideoError
 from corpus.schema import FacialTargets, Sample
 from sft.data import (
     UsableSamples,
     find_usable,
     refuse_too_many_skipped,
+    row_name,
     rows,
     rows_with_swapped_clips,
 )
@@ -25,13 +26,18 @@ def make_sample(sample_id: str, video: str, source: str = "film") -> Sample:
     )
 
 
+def len_of_text(sample):
+    return len(sample.question)
+
+
 def test_samples_of_an_unreadable_clip_are_skipped_with_its_reason_and_each_clip_is_read_once():
     read = []
 
-    def read_clip(video):
-        read.append(video)
-        if video == "bad.mp4":
-            raise VideoError("bad.mp4", "it must decode", "replace it")
+    def read_clips(videos):
+        for video in videos:
+            read.append(video)
+            bad = VideoError("bad.mp4", "it must decode", "replace it")
+            yield bad if video == "bad.mp4" else object()
 
     samples = [
         make_sample("a", "good.mp4"),
@@ -39,7 +45,7 @@ def test_samples_of_an_unreadable_clip_are_skipped_with_its_reason_and_each_clip
         make_sample("c", "good.mp4"),
         make_sample("d", "bad.mp4"),
     ]
-    usable = find_usable(samples, read_clip, what="reading")
+    usable = find_usable(samples, read_clips, len_of_text, what="reading")
     assert [sample.sample_id for sample in usable.samples] == ["a", "c"]
     reason = "got bad.mp4; it must decode; replace it"
     assert usable.skipped == {"b": reason, "d": reason}
@@ -47,11 +53,22 @@ def test_samples_of_an_unreadable_clip_are_skipped_with_its_reason_and_each_clip
 
 
 def test_an_error_that_is_not_the_samples_is_not_swallowed():
-    def read_clip(video):
+    def read_clips(videos):
         raise OSError("disk on fire")
 
     with pytest.raises(OSError, match="disk on fire"):
-        find_usable([make_sample("a", "a.mp4")], read_clip, what="reading")
+        find_usable([make_sample("a", "a.mp4")], read_clips, len_of_text, what="reading")
+
+
+def test_a_text_that_does_not_fit_costs_its_own_sample_alone():
+    def check_text(sample):
+        if sample.sample_id == "b":
+            raise PromptError("a text of 999 tokens", "it has at most 512", "shorten it")
+
+    samples = [make_sample(name, "one.mp4") for name in "abc"]
+    usable = find_usable(samples, lambda videos: map(str, videos), check_text, what="reading")
+    assert [sample.sample_id for sample in usable.samples] == ["a", "c"]
+    assert usable.skipped == {"b": "got a text of 999 tokens; it has at most 512; shorten it"}
 
 
 def usable(num_good: int, num_bad: int) -> UsableSamples:
@@ -104,3 +121,18 @@ def test_clips_of_a_single_source_are_swapped_with_each_other():
 
 def test_a_single_clip_has_nothing_to_be_swapped_with():
     assert rows_with_swapped_clips([make_sample("a", "1.mp4"), make_sample("b", "1.mp4")]) == []
+
+
+def test_questions_about_one_clip_become_conversations_in_their_order():
+    samples = [
+        make_sample("a", "1.mp4"),
+        make_sample("b", "2.mp4"),
+        make_sample("c", "1.mp4"),
+        make_sample("d", "1.mp4"),
+    ]
+    assert rows(samples, turns=2) == [
+        {"video": "1.mp4", "sample_id": "c", "earlier": ["a"]},
+        {"video": "1.mp4", "sample_id": "d", "earlier": []},
+        {"video": "2.mp4", "sample_id": "b", "earlier": []},
+    ]
+    assert [row_name(row) for row in rows(samples, turns=3)] == ["a+c+d", "b"]

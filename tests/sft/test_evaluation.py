@@ -76,7 +76,7 @@ def alone(model, processor, read_clip, sample, video=None, clip=None):
     """Loss, right tokens and tokens of one answer: a batch of one, all logits, softmax by hand."""
     video = video or sample.video
     collate = AnswerCollator([sample], processor, lambda _: clip or read_clip(video))
-    batch = collate([{"sample_id": sample.sample_id, "video": video}])
+    batch = collate([{"sample_id": sample.sample_id, "video": video, "earlier": []}])
     batch.pop("sample_ids")
     labels = batch.pop("labels")[0]
     logits = model.eval()(**batch).logits[0].double()

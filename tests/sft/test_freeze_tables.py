@@ -25,7 +25,11 @@ def built(tiny):
 def batch(built, samples):
     _, processor = built
     collator = AnswerCollator(samples, processor, processor.prepare_clip)
-    rows = [{"sample_id": s.sample_id, "video": s.video} for s in samples if s.split == "qa"]
+    rows = [
+        {"sample_id": s.sample_id, "video": s.video, "earlier": []}
+        for s in samples
+        if s.split == "qa"
+    ]
     found = collator(rows)
     del found["sample_ids"]
     return found

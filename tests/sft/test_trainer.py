@@ -13,6 +13,8 @@ from policy.features import FeatureExtractor
 from policy.freezing import PARTS
 from sft.collator import AnswerCollator
 from sft.data import rows
+from sft.evaluation.measure import mean_scores
+from sft.scale import Scale
 from sft.stages import trainable
 
 EMBEDDINGS = "qformer.embeddings.word_embeddings.weight"
@@ -38,11 +40,13 @@ def make_trainer(policy, samples, tmp_path):
 
     model, processor = policy
 
-    def make(stage, seed=0):
+    def make(stage, seed=0, scale=None):
+        chosen = [sample for sample in samples if sample.split == stage.split]
         return StageTrainer(
             model,
             stage=stage,
-            rows=rows([sample for sample in samples if sample.split == stage.split]),
+            rows=rows(chosen, turns=stage.turns),
+            scale=scale,
             collator=AnswerCollator(samples, processor, FeatureExtractor(model, processor)),
             tokenizer=processor.tokenizer,
             seed=seed,
@@ -120,13 +124,15 @@ def test_measuring_weighs_every_answer_token_the_same(policy, make_trainer, sft)
         trainer = make_trainer(stage)
         batch = trainer.data_collator(trainer.train_dataset)
         expected = independent_losses(model.eval(), batch)
-        measured = trainer.measure(rows_of(trainer))
-    assert measured["loss"] == pytest.approx(sum(expected) / len(expected), abs=1e-4)
-    assert trainer.measure([]) is None
+        measured = measure(model, trainer.data_collator, trainer)
+    assert measured["loss"] == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+    assert mean_scores(model, trainer.data_collator, [], 1, what="losses") is None
 
 
-def rows_of(trainer):
-    return [dict(row) for row in trainer.train_dataset]
+def measure(model, collate, trainer):
+    chosen = [dict(row) for row in trainer.train_dataset]
+    size = trainer.args.per_device_train_batch_size
+    return mean_scores(model, collate, chosen, size, what="losses")
 
 
 def test_token_accuracy_counts_the_most_likely_tokens(policy, make_trainer, sft):
@@ -144,9 +150,8 @@ def test_token_accuracy_counts_the_most_likely_tokens(policy, make_trainer, sft)
         first, second = ((row != -100).nonzero().squeeze(1) for row in labels)
         labels[0, first] = best[0, first - 1]
         labels[1, second] = (best[1, second - 1] + 1) % 1000
-        trainer.data_collator = lambda _: {**batch, "sample_ids": ["a", "b"]}
-        measured = trainer.measure(rows_of(trainer))
-    assert measured["token_accuracy"] == pytest.approx(answer[0] / sum(answer), abs=1e-4)
+        measured = measure(model, lambda _: {**batch, "sample_ids": ["a", "b"]}, trainer)
+    assert measured["token_accuracy"] == pytest.approx(answer[0] / sum(answer))
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -171,14 +176,14 @@ def test_adapters_train_the_language_model_and_are_merged(policy, make_trainer, 
         assert adapters
         assert all("lora_" in name for name in adapters)
         trainer.train()
-        adapted = trainer.measure(rows_of(trainer))
+        adapted = measure(model, trainer.data_collator, trainer)
     assert list(model.state_dict()) == list(before)
     changed = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
     layers = {name for name in changed if name.startswith("language_model.")}
     assert {name.rsplit(".", 2)[-2] for name in layers} == {
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     }  # fmt: skip
-    merged = trainer.measure(rows_of(trainer))
+    merged = measure(model, trainer.data_collator, trainer)
     assert merged["loss"] == pytest.approx(adapted["loss"], abs=2e-3)
 
 
@@ -263,3 +268,120 @@ def test_adapters_left_inside_would_be_refused_by_saving(policy, sft, tmp_path):
     with trainable(model, stage), pytest.raises(ConfigError):
         save_policy(model, processor, tmp_path / "with-adapters")
     save_policy(model, processor, tmp_path / "merged")
+
+
+def gradients_of_first_step(trainer, part):
+    """What reaches the optimiser in the first step, and the loss that is logged."""
+    trainer.create_optimizer()
+    seen = {}
+
+    def look(*_):
+        if not seen:
+            seen.update({n: p.grad.clone() for n, p in part.named_parameters()})
+
+    trainer.optimizer.register_step_pre_hook(look)
+    trainer.train()
+    return seen, trainer.state.log_history[0]["loss"]
+
+
+@pytest.mark.parametrize("loss", ["tokens", "samples"])
+@pytest.mark.parametrize("micro_batch_size", [0, 1])
+def test_what_weighs_the_same_in_a_batch(policy, make_trainer, sft, loss, micro_batch_size):
+    """Against means written out: over tokens, or over each answer first; in micro-batches, too."""
+    model, _ = policy
+    stage = dataclasses.replace(sft.stage_3, trainable=["projector"], loss=loss, max_grad_norm=0.0)
+    with trainable(model, stage):
+        trainer = make_trainer(stage, scale=Scale(micro_batch_size=micro_batch_size))
+        batch = trainer.data_collator([dict(row) for row in trainer.train_dataset])
+        labels = batch["labels"][:, 1:]
+        inputs = {k: v for k, v in batch.items() if k not in ("labels", "sample_ids")}
+        losses = torch.nn.functional.cross_entropy(
+            model(**inputs).logits[:, :-1].transpose(1, 2), labels, reduction="none"
+        )
+        sizes = (labels != -100).sum(dim=1)
+        assert sizes[0] != sizes[1]
+        expected = losses.sum() / sizes.sum()
+        if loss == "samples":
+            expected = (losses.sum(dim=1) / sizes).mean()
+        expected.backward()
+        wanted = {n: p.grad.clone() for n, p in model.projector.named_parameters()}
+        model.zero_grad()
+        seen, logged = gradients_of_first_step(trainer, model.projector)
+    assert logged == pytest.approx(expected.item(), rel=1e-4)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(seen[name], gradient, rtol=1e-2, atol=1e-5)
+
+
+def test_gradient_checkpointing_reaches_a_frozen_language_model_and_changes_no_gradient(
+    policy, make_trainer, sft
+):
+    model, _ = policy
+    stage = dataclasses.replace(sft.stage_3, trainable=["projector"])
+    found = {}
+    for switch in (False, True):
+        runs = []
+        handles = [
+            layer.register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
+            for layer in model.language_model.model.layers
+        ]
+        start = copy.deepcopy(model.state_dict())
+        with trainable(model, stage):
+            trainer = make_trainer(stage, scale=Scale(gradient_checkpointing=switch))
+            trainer.args.max_steps = 1
+            found[switch] = gradients_of_first_step(trainer, model.projector)
+        model.load_state_dict(start)
+        model.gradient_checkpointing_disable()
+        for handle in handles:
+            handle.remove()
+        # A checkpointed layer is computed once more for the backward pass.
+        assert len(runs) == (2 if switch else 1) * len(handles)
+        assert not any(part.training for part in model.language_model.model.layers[0].children())
+    assert found[True][1] == found[False][1]
+    for name, gradient in found[False][0].items():
+        torch.testing.assert_close(found[True][0][name], gradient, rtol=1e-5, atol=1e-9)
+
+
+def test_rows_that_fill_up_a_batch_count_for_nothing(policy, make_trainer, sft):
+    model, _ = policy
+    with trainable(model, sft.stage_3):
+        trainer = make_trainer(sft.stage_3)
+        first, second = ({**row} for row in trainer.train_dataset)
+        alone = trainer.data_collator([first])
+        filled = trainer.data_collator([first, {**second, "filler": True}])
+        empty = trainer.data_collator([{**first, "filler": True}])
+        model.eval()
+        loss = trainer.compute_loss(model, dict(alone))
+        assert trainer.compute_loss(model, dict(filled)).item() == pytest.approx(loss.item())
+        nothing = trainer.compute_loss(model, dict(empty), num_items_in_batch=torch.tensor(5))
+        assert nothing.item() == 0
+        nothing.backward()  # takes part in the ranks' sums
+        gradients = [p.grad for p in model.projector.parameters()]
+        assert all(gradient.abs().max() == 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_the_learning_rate_takes_the_stages_course(policy, make_trainer, sft, schedule):
+    import math
+
+    model, _ = policy
+    stage = dataclasses.replace(
+        sft.stage_3,
+        trainable=["projector"],
+        schedule=schedule,
+        epochs=10.0,
+        warmup_fraction=0.2,
+        lr=1e-3,
+        weight_decay=0.1,
+    )
+    with trainable(model, stage):
+        trainer = make_trainer(stage)
+        trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
+    left = [(10 - step) / 8 for step in range(2, 10)]  # of the steps after the warm-up
+    course = {
+        "cosine": [0.5 * (1 - math.cos(math.pi * share)) for share in left],
+        "linear": left,
+        "constant": [1.0] * 8,
+    }[schedule]
+    assert rates == pytest.approx([0.0, 0.5e-3, *(1e-3 * share for share in course)])
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.0, 0.1}
