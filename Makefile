@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # make demo TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
 TORCH_ARGS ?=
 RECIPE ?= configs/demo.yaml
+# Tests of different files run side by side; 0 runs all of them in one process.
+TEST_PROCESSES ?= 2
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
@@ -40,7 +42,7 @@ demo: $(VENV)/.runtime ## corpus, three stages, DE-GRPO on Ray, report
 	$(BIN)/degrpo demo --recipe $(RECIPE)
 
 test: $(VENV)/.dev ## all tests, those with a real engine included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile
 
 check: lint types test ## lint, types, tests
 

@@ -22,7 +22,7 @@ from sft.fit import fit, start_policy, whole_policy
 from sft.folders import check_room, clear_away, finished_fingerprint, partial_folder
 from sft.plan import StagePlan, plan_stage, start_fingerprint
 from sft.ranks import Ranks
-from sft.stages import check_stages
+from sft.stages import check_stages, check_trainable
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +116,8 @@ def _run_stage(
 
     began = time.monotonic()
     model, processor = start_policy(plan, policy)
+    for number in range(plan.number, last + 1):
+        check_trainable(model, sft.stage(number), f"sft.stage_{number}")
     needed = _needed_bytes(plan, sft, model, last)
     partial = partial_folder(plan.folder)
     ranks.on_main(lambda: check_room(plan.folder.parent, needed_bytes=needed, partial=partial))

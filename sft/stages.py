@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from sft.config import StageConfig
 
 if TYPE_CHECKING:
     from policy.modeling import FaVChatForConditionalGeneration
+
+logger = logging.getLogger(__name__)
 
 
 def check_stages(numbers: Sequence[int]) -> tuple[int, ...]:
@@ -48,7 +51,6 @@ def trainable(
     train_only(model, (part for part in stage.trainable if part not in adapters_alone))
     adapted = _add_adapters(model, stage.lora_rank) if stage.lora_rank else None
     try:
-        _refuse_idle(model, stage)
         yield
     finally:
         if adapted is not None and merge:
@@ -57,13 +59,25 @@ def trainable(
             parameter.requires_grad_(needed)
 
 
-def _refuse_idle(model: FaVChatForConditionalGeneration, stage: StageConfig) -> None:
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+def check_trainable(model: FaVChatForConditionalGeneration, stage: StageConfig, key: str) -> None:
+    """Make sure that a stage trains something; parts that this policy lacks are named in the log.
+
+    Args:
+        key: the recipe's field that names the stage, for the messages.
+
+    Raises:
+        ConfigError: when the policy lacks all of the stage's parts.
+    """
+    missing = [part for part in stage.trainable if not list(model.part_parameters(part))]
+    if len(missing) == len(stage.trainable):
         raise ConfigError(
-            f"a stage that trains {', '.join(stage.trainable)}",
-            "these parts have no parameters in this policy",
-            "add a part to the stage's `trainable`",
+            f"{key} that trains {', '.join(stage.trainable)}",
+            "these parts have no parameters in this policy: options such as policy.gate=static, "
+            "policy.low_level=none and policy.facial_source=general leave them out",
+            f"name another part in {key}.trainable",
         )
+    if missing:
+        logger.info("%s: this policy has no %s to train", key, " and no ".join(missing))
 
 
 def _add_adapters(model: FaVChatForConditionalGeneration, rank: int):

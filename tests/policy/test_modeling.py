@@ -57,9 +57,9 @@ def test_reversing_the_frames_of_either_stream_changes_the_rows(tiny, stream):
     assert (rows(tiny, clip) - rows(tiny, flipped(clip, stream))).abs().max() > 3e-4
 
 
-def test_time_is_what_tells_a_clip_from_its_reverse(tiny_config):
+def test_time_is_what_tells_a_clip_from_its_reverse(own_tiny):
     """Without the time columns of the positions the reverse is the same set of tokens."""
-    model, processor = build_policy(tiny_config())
+    model, processor = own_tiny
     with torch.no_grad():
         for tokens in (*model.low_level.stages, model.middle_level.general_tokens):
             tokens.position.weight[:, :32] = 0.0  # 16 sines and 16 cosines of the frame index

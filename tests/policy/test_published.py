@@ -9,6 +9,7 @@ import pickle
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -583,7 +584,7 @@ def test_real_shapes(tmp_path):
 
 
 MEASURE = """
-import sys
+import os, sys
 import torch
 from torch import nn
 from policy.encoders import build_encoder
@@ -596,30 +597,61 @@ def status(field):
     return int(line.split()[1]) * 1024
 
 
-kind, path, empty, dtype = sys.argv[1:]
-policy = nn.Module()
-with torch.device("meta"):
-    if kind == "facexformer":
-        policy.facial_encoder = build_encoder("facexformer_swin_b", {})
-    else:
-        policy.general_encoder = build_encoder("umt_l16", {})
-        policy.middle_level = MiddleLevel(
-            qformer_config("bert_base", 12, 30523),
-            general_channels=1024,
-            general_sees_time=True,
-            windows=False,
-            facial_width=1024,
-            num_queries=96,
-            guided=True,
-        )
-policy.to(getattr(torch, dtype))
-torch.load(empty, weights_only=True, mmap=True)  # pays for imports that loading needs
-before = status("VmRSS")
-open("/proc/self/clear_refs", "w").write("5")  # restarts VmHWM
-policy.to_empty(device="cpu")
-load_published(policy, kind, path)
-print(status("VmHWM") - before, sum(parameter.nbytes for parameter in policy.parameters()))
+def peak_and_size(kind, path, dtype):
+    policy = nn.Module()
+    with torch.device("meta"):
+        if kind == "facexformer":
+            policy.facial_encoder = build_encoder("facexformer_swin_b", {})
+        else:
+            policy.general_encoder = build_encoder("umt_l16", {})
+            policy.middle_level = MiddleLevel(
+                qformer_config("bert_base", 12, 30523),
+                general_channels=1024,
+                general_sees_time=True,
+                windows=False,
+                facial_width=1024,
+                num_queries=96,
+                guided=True,
+            )
+    policy.to(getattr(torch, dtype))
+    before = status("VmRSS")
+    open("/proc/self/clear_refs", "w").write("5")  # restarts VmHWM
+    policy.to_empty(device="cpu")
+    load_published(policy, kind, path)
+    return status("VmHWM") - before, sum(parameter.nbytes for parameter in policy.parameters())
+
+
+torch.load(sys.argv[1], weights_only=True, mmap=True)  # pays for imports that loading needs
+for line in sys.stdin:  # each in a process of its own, with all imports done
+    if os.fork() == 0:
+        print(*peak_and_size(*line.split()), flush=True)
+        os._exit(0)
+    os.wait()
+    print(flush=True)
 """
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> Iterator[Callable[[str, Path, str], tuple[int, int]]]:
+    """``measured(kind, path, dtype)``: bytes at the peak of loading, and of the weights."""
+    empty = tmp_path_factory.mktemp("measured") / "empty.pt"
+    torch.save({}, empty)
+    process = subprocess.Popen(
+        [sys.executable, "-c", MEASURE, str(empty)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def measure(kind: str, path: Path, dtype: str) -> tuple[int, int]:
+        process.stdin.write(f"{kind} {path} {dtype}\n")
+        process.stdin.flush()
+        peak, size = map(int, process.stdout.readline().split())
+        process.stdout.readline()
+        return peak, size
+
+    yield measure
+    process.communicate(timeout=60)
 
 
 @pytest.mark.slow
@@ -634,7 +666,7 @@ print(status("VmHWM") - before, sum(parameter.nbytes for parameter in policy.par
         ("umt_l16_qformer", "pt", "bfloat16"),
     ],
 )
-def test_peak_memory_is_at_most_1_3_times_the_weights(kind, form, dtype, tmp_path):
+def test_peak_memory_is_at_most_1_3_times_the_weights(kind, form, dtype, measured, tmp_path):
     buffers = ("position_index", "position_ids")
     weights = {
         key: torch.zeros(
@@ -648,8 +680,5 @@ def test_peak_memory_is_at_most_1_3_times_the_weights(kind, form, dtype, tmp_pat
         path = tmp_path / "weights.safetensors"
         save_file(weights, path)
     del weights
-    torch.save({}, tmp_path / "empty.pt")
-    command = [sys.executable, "-c", MEASURE, kind, str(path), str(tmp_path / "empty.pt"), dtype]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    peak, size = map(int, result.stdout.split())
+    peak, size = measured(kind, path, dtype)
     assert size <= peak <= 1.3 * size

@@ -6,6 +6,8 @@ and are compared with one forward of the whole policy from the videos' pixels.
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
@@ -34,19 +36,24 @@ ASKED = (
 
 
 @pytest.fixture(scope="module", params=["tiny", "embedded"])
-def recipe(request, tiny_config):
-    """Builds one recipe with changes; all of its policies have one language model."""
+def policy(request, tiny_config, embedded):
+    """``policy(fusion)``, built once and frozen; both of a recipe have one language model."""
 
-    def make(**changes) -> PolicyConfig:
-        return tiny_config(**changes) if request.param == "tiny" else PolicyConfig(**changes)
+    @functools.cache
+    def build(fusion: str):
+        if request.param == "embedded" and fusion == PolicyConfig().fusion:
+            return embedded
+        make = tiny_config if request.param == "tiny" else PolicyConfig
+        model, processor = build_policy(make(fusion=fusion))
+        return model.requires_grad_(False), processor
 
-    return make
+    return build
 
 
 @pytest.fixture(scope="module")
-def sampler(recipe, tmp_path_factory):
+def sampler(policy, tmp_path_factory):
     """One engine for each language model, on what a run exports for it."""
-    model, processor = build_policy(recipe())
+    model, processor = policy("sum")
     folder = export_language_model(model, processor, tmp_path_factory.mktemp("export") / "lm")
     engine = Sampler(
         folder,
@@ -74,9 +81,8 @@ def model_log_probs(model, processor, example: Example, token_ids: list[int]) ->
 
 
 @pytest.mark.parametrize("fusion", ["sum", "concat"])
-def test_greedy_log_probs_are_the_models_own(sampler, recipe, fusion, real_clip, tmp_path):
-    model, processor = build_policy(recipe(fusion=fusion))
-    model.requires_grad_(False)
+def test_greedy_log_probs_are_the_models_own(sampler, policy, fusion, real_clip, tmp_path):
+    model, processor = policy(fusion)
     extractor = FeatureExtractor(model, processor, FeatureCache(tmp_path))
     requests = [
         PromptRequest(sample_id=str(index), video=real_clip(clip), question=question)
@@ -98,9 +104,9 @@ def test_greedy_log_probs_are_the_models_own(sampler, recipe, fusion, real_clip,
         assert (expected.max(dim=1).values - chosen).max() < TOLERANCE
 
 
-def test_the_rows_matter_to_what_the_sampler_says(sampler, recipe, real_clip, tmp_path):
+def test_the_rows_matter_to_what_the_sampler_says(sampler, policy, real_clip, tmp_path):
     """Rows that vLLM dropped or put elsewhere would also agree with a model that ignores them."""
-    model, processor = build_policy(recipe())
+    model, processor = policy("sum")
     extractor = FeatureExtractor(model, processor, FeatureCache(tmp_path))
     question = "What emotion does this person show?"
     prompts = encode_prompts(

@@ -176,12 +176,12 @@ def test_what_was_left_out_has_no_say_in_the_trained_policy(trained, samples):
     [("no weight adapters", "high_level"), ("no facial encoder", "facial_encoder")],
 )
 def test_a_stage_left_without_parts_says_so_and_leaves_nothing(recipe, tmp_path, name, part):
-    stage = f"sft.stage_1.trainable=[{part}]"
+    stage = f"sft.stage_3.trainable=[{part}]"
     config = load_config(TrainConfig, recipe, [OVERRIDES[name], stage])
     config.sft.output_dir = str(tmp_path / "sft")
-    with pytest.raises(ConfigError, match=rf"trains {part}.*no parameters in this policy"):
+    with pytest.raises(ConfigError, match=rf"sft.stage_3 that trains {part}.*no parameters"):
         run_stages(config.sft, config.policy, config.corpus)
-    assert not list((tmp_path / "sft").glob("stage-*"))
+    assert not list((tmp_path / "sft").glob("stage-*"))  # said before the first stage
 
 
 @pytest.mark.slow

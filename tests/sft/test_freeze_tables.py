@@ -11,7 +11,7 @@ from common.errors import ConfigError
 from policy.freezing import FREEZE_TABLES, Phase
 from sft.collator import AnswerCollator
 from sft.config import SftConfig, StageConfig
-from sft.stages import trainable
+from sft.stages import check_trainable, trainable
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +60,12 @@ def test_one_step_of_a_stage(built, batch, table, number):
         assert moved & language == (language if "language_model" in parts else set())
 
 
-def test_a_stage_without_parameters_is_refused(built):
+def test_a_stage_whose_parts_are_not_there_is_refused_and_a_missing_one_is_logged(built, caplog):
     model = copy.deepcopy(built[0])
     model.config.facial_source = "general"
     del model.facial_encoder
-    before = [p.requires_grad for p in model.parameters()]
-    with (
-        pytest.raises(ConfigError, match="no parameters in this policy"),
-        trainable(model, StageConfig(trainable=["facial_encoder"])),
-    ):
-        pass
-    assert [p.requires_grad for p in model.parameters()] == before
+    with pytest.raises(ConfigError, match=r"sft\.stage_1 that trains facial_encoder"):
+        check_trainable(model, StageConfig(trainable=["facial_encoder"]), "sft.stage_1")
+    caplog.set_level("INFO")
+    check_trainable(model, StageConfig(trainable=["facial_encoder", "projector"]), "sft.stage_1")
+    assert "sft.stage_1: this policy has no facial_encoder to train" in caplog.text

@@ -19,7 +19,7 @@ RATES = QUIET | dict.fromkeys({*SEEN, *BELOW}, 0.5)
 
 
 def features(frames: list[np.ndarray]) -> np.ndarray:
-    """EfficientNet-Lite0's map [7×7, 1280], averaged in nine overlapping windows: [N, D]."""
+    """EfficientNet-Lite0's map [7×7, 1280], averaged in nine overlapping windows: [N, 100]."""
     import torch
 
     from policy.encoders.efficientnet import EfficientNetLite0
@@ -28,11 +28,19 @@ def features(frames: list[np.ndarray]) -> np.ndarray:
     encoder.load_embedded()
     rows = []
     with torch.inference_mode():
-        for start in range(0, len(frames), 16):
-            maps = encoder.frame_maps(encoder.prepare(frames[start : start + 16]))[0]
+        for start in range(0, len(frames), 4):  # sixteen leave the processor's cache: half as fast
+            maps = encoder.frame_maps(encoder.prepare(frames[start : start + 4]))[0]
             pooled = torch.nn.functional.avg_pool2d(maps, kernel_size=3, stride=2)
             rows.append(pooled.flatten(1).numpy())
-    return np.concatenate(rows)
+    return reduced(np.concatenate(rows))
+
+
+def reduced(x: np.ndarray) -> np.ndarray:
+    """The hundred principal components of standardised features [N, D]; knows no label."""
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+
+    return PCA(100, random_state=0).fit_transform(StandardScaler().fit_transform(x))
 
 
 def auc(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -40,16 +48,11 @@ def auc(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
     Chance: the same scores against labels dealt out anew.
     """
-    from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    probe = make_pipeline(
-        StandardScaler(), PCA(100, random_state=0), LogisticRegression(C=0.01, max_iter=500)
-    )
+    probe = LogisticRegression(C=0.01, max_iter=500)
     scores = cross_val_predict(probe, x, y, cv=5, method="decision_function")
     rng = np.random.default_rng(0)
     dealt = [roc_auc_score(rng.permutation(y), scores) for _ in range(400)]

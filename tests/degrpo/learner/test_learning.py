@@ -44,12 +44,12 @@ def sample(learner: Learner, prompt: MixedPrompt, generator: torch.Generator) ->
     ]
 
 
-def test_mean_reward_rises(policy_dir):
+def test_mean_reward_rises(tiny_folder):
     config = TrainConfig(seed=0)
     config.rollouts.group_size = GROUP
     config.rollouts.max_response_tokens = TOKENS
     config.learner.lr = 2e-2
-    learner = Learner(config, policy_dir)
+    learner = Learner(config, tiny_folder)
     # A quarter of the vocabulary is rewarded: the tokens that lie furthest along one direction.
     along = learner.language_model.get_input_embeddings().weight[:, 0].detach()
     rewarded = along > along.quantile(0.75)
