@@ -13,16 +13,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from common.config import load_config
-from common.console import say
-from degrpo.config import TrainConfig
-from sft.config import ABLATIONS
-from sft.evaluation.records import Evaluation, load_evaluation
-from sft.run import run_stages
+# Python puts a script's folder first, where bench/policy.py would hide the package of its name.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common.config import load_config  # noqa: E402
+from common.console import say  # noqa: E402
+from degrpo.config import TrainConfig  # noqa: E402
+from sft.config import ABLATIONS  # noqa: E402
+from sft.evaluation.records import Evaluation, load_evaluation  # noqa: E402
+from sft.run import run_stages  # noqa: E402
 
 MEASURES: Mapping[str, Callable[[Evaluation], float]] = {
     "loss": lambda e: e.overall.loss.value,

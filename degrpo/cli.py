@@ -6,6 +6,7 @@ Every command imports what it needs when it runs, so that ``--help`` is instant.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -296,8 +297,11 @@ def _sft(options: argparse.Namespace) -> int:
 
     config = _load(options)
     stages = (1, 2, 3) if options.stage == "all" else (int(options.stage),)
+    speaks = os.environ.get("RANK", "0") == "0"  # of the ranks that a launcher started
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("sft").setLevel(logging.INFO if speaks else logging.ERROR)
     folder = run_stages(config.sft, config.policy, config.corpus, stages=stages)
-    if os.environ.get("RANK", "0") == "0":
+    if speaks:
         say(f"policy: {folder}")
     return 0
 

@@ -312,6 +312,7 @@ def test_folders_are_only_read_when_room_is_needed(tmp_path, monkeypatch):
         json.dumps({"bytes": 0, "counted": time.time() - RECOUNT_SECONDS - 1}).encode(),
         json.dumps({"bytes": 0, "counted": time.time() + 1e6}).encode(),
     ],
+    ids=range(10),  # what is given holds the time of day
 )
 def test_a_running_sum_that_is_damaged_or_old_is_made_anew(tmp_path, tally):
     cache = FeatureCache(tmp_path, max_bytes=10_500)
