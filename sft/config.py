@@ -153,7 +153,8 @@ class SftConfig:
     questions each."""
 
     max_evaluated: int = 512
-    """Held-out questions that are answered after a stage, spread evenly over them; 0: all."""
+    """Samples of a stage's split, and held-out ones, that are looked at after it; they are spread
+    evenly over all. 0: all."""
 
     evaluation_batch_size: int = 16
     """Questions that are answered at a time; one rank does it."""

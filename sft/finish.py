@@ -24,9 +24,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MEASURED = 512
-"""Samples of the training split whose loss the metrics give, at most."""
-
 
 def finish(
     plan: StagePlan,
@@ -46,7 +43,7 @@ def finish(
     """
     from policy.checkpoints import save_policy
 
-    metrics = _metrics(plan, model, processor, cache, fitted)
+    metrics = _metrics(plan, sft, model, processor, cache, fitted)
     if sft.evaluate and fitted.held_out.samples:
         metrics["evaluation"] = _evaluate(plan, sft, model, processor, cache, fitted)
     save_policy(model, processor, partial_folder(plan.folder) / POLICY)
@@ -69,6 +66,7 @@ def spread(samples: Sequence[T], at_most: int) -> list[T]:
 
 def _metrics(
     plan: StagePlan,
+    sft: SftConfig,
     model: FaVChatForConditionalGeneration,
     processor: FaVChatProcessor,
     cache: FeatureCache,
@@ -78,8 +76,8 @@ def _metrics(
     from sft.collator import AnswerCollator
     from sft.evaluation.measure import mean_scores
 
-    trained_on = spread(fitted.training.samples, MEASURED)
-    held_out = fitted.held_out.samples
+    trained_on = spread(fitted.training.samples, sft.max_evaluated)
+    held_out = spread(fitted.held_out.samples, sft.max_evaluated)
     read_clip = functools.lru_cache(CLIPS_IN_MEMORY)(FeatureExtractor(model, processor, cache))
     collate = AnswerCollator([*trained_on, *held_out], processor, read_clip)
 
@@ -99,7 +97,7 @@ def _metrics(
         "train_swapped_clips": measured(
             rows_with_swapped_clips(trained_on), "losses with other clips"
         ),
-        "held_out": measured(rows(spread(held_out, MEASURED)), "held-out losses"),
+        "held_out": measured(rows(held_out), "held-out losses"),
         "feature_cache": cache.metrics(),
     }
 

@@ -48,6 +48,11 @@ def test_a_stage_may_say_itself_what_it_trains():
         ({"batch_size": 0}, "all are positive"),
         ({"warmup_fraction": 1.0}, r"lies in \[0, 1\)"),
         ({"lora_rank": -1}, "positive rank"),
+        ({"weight_decay": -0.1}, "not negative"),
+        ({"max_grad_norm": -1.0}, "not negative"),
+        ({"turns": 0}, "at least one question"),
+        ({"schedule": "cos"}, "one of cosine, linear, constant"),
+        ({"loss": "answers"}, "one of tokens, samples"),
     ],
 )
 def test_a_stage_that_cannot_be_meant_is_refused(settings, message):
@@ -61,6 +66,11 @@ def test_a_stage_that_cannot_be_meant_is_refused(settings, message):
         ("stage_1.lora_rank=8", "add language_model"),  # v4's stage 1 leaves it frozen
         ("freeze_table=v5", "one of v4, v1"),
         ("checkpoint_every=-1", "0 keeps no checkpoints"),
+        ("micro_batch_size=-1", "neither is negative"),
+        ("num_readers=-1", "neither is negative"),
+        ("max_evaluated=-1", "the last is not negative"),
+        ("evaluation_batch_size=0", "the first two are positive"),
+        ("ablations=[no_clips]", "known are swapped_clips"),
     ],
 )
 def test_recipes_that_contradict_themselves_are_refused(override, message):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from common.errors import CheckpointError, ConfigError, MachineError, SampleError
 from corpus.schema import load_samples, save_samples
+from sft.finish import spread
 from sft.run import run_stages
 
 
@@ -55,6 +56,13 @@ def test_three_stages_end_in_a_policy_that_answers(sft, tiny, corpus, videos):
     model, processor = load_policy(folder)
     said = answer(model, processor, video=videos["red"], question="What?", max_new_tokens=3)
     assert sum(said.stream_weights) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("at_most", "expected"), [(0, [*range(10)]), (10, [*range(10)]), (4, [0, 2, 5, 7]), (1, [0])]
+)
+def test_samples_to_look_at_are_spread_evenly(at_most, expected):
+    assert spread(range(10), at_most) == expected
 
 
 @pytest.mark.slow
