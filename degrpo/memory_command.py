@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.console import say
@@ -10,6 +10,7 @@ from common.errors import ConfigError
 from degrpo.config import TrainConfig
 from sft.deepspeed_config import zero_stage
 from sft.memory import MemoryEstimator, Plan, Sharding, format_memory, room, verdict
+from sft.scale import Scale
 
 
 def print_memory(
@@ -25,7 +26,8 @@ def print_memory(
 ) -> bool:
     """A table of memory per rank, and for each stage whether it fits; says what helps if not.
 
-    Each rank takes its share of a stage's batch, at least one clip.
+    Each rank takes ``sft.micro_batch_size`` clips at a time, or its share of a stage's batch. The
+    recipe's own ``sft.deepspeed`` and ``sft.gradient_checkpointing`` count, too.
 
     Args:
         ranks: GPUs in all.
@@ -40,8 +42,8 @@ def print_memory(
         Whether every stage fits as it is.
 
     Raises:
-        ConfigError: for numbers that cannot be, for parts that do not exist, and for a DeepSpeed
-            config that training would refuse.
+        ConfigError: for numbers that cannot be, batches that the ranks cannot divide, parts
+            that do not exist, and a DeepSpeed config that training would refuse.
     """
     from policy.build import build_policy_on_meta
     from sft.memory_step import StepShape
@@ -53,25 +55,28 @@ def print_memory(
             "leave them out for the defaults",
         )
     usable = room(gib_per_rank)
+    deepspeed = deepspeed or (Path(config.sft.deepspeed) if config.sft.deepspeed else None)
     model = build_policy_on_meta(config.policy)
     if deepspeed is not None:
         width, bf16 = model.config.text_config.hidden_size, config.policy.dtype == "bfloat16"
         zero = zero_stage(deepspeed, hidden_size=width, bf16=bf16)
     sharding = Sharding(ranks=ranks, zero=zero)
+    scale = Scale(ranks=ranks, micro_batch_size=config.sft.micro_batch_size)
+    clips = {n: scale.divide(config.sft.stage(n).batch_size)[0] for n in (1, 2, 3)}
     estimate = MemoryEstimator(model)
     plans = {}
-    for number in (1, 2, 3):
+    for number, batch_size in clips.items():
         stage = config.sft.stage(number)
         shape = StepShape(
-            batch_size=math.ceil(stage.batch_size / ranks),
+            batch_size=batch_size,
             num_frames=config.policy.num_frames,
             question_tokens=question_tokens,
             answer_tokens=answer_tokens,
-            gradient_checkpointing=gradient_checkpointing,
+            gradient_checkpointing=gradient_checkpointing or config.sft.gradient_checkpointing,
         )
         plans[f"stage {number}"] = Plan(stage=stage, shape=shape, sharding=sharding)
     memories = {name: estimate(plan) for name, plan in plans.items()}
-    say(_heading(config, plans["stage 1"]) + "\n")
+    say(_heading(config, list(plans.values())) + "\n")
     say(format_memory(memories) + "\n")
     for name, memory in memories.items():
         remedy = None if memory.total <= usable else estimate.remedy(plans[name], room=usable)
@@ -79,14 +84,14 @@ def print_memory(
     return all(memory.total <= usable for memory in memories.values())
 
 
-def _heading(config: TrainConfig, plan: Plan) -> str:
-    ranks, zero = plan.sharding.ranks, plan.sharding.zero
-    clips = "/".join(str(math.ceil(config.sft.stage(n).batch_size / ranks)) for n in (1, 2, 3))
-    checkpointing = "with" if plan.shape.gradient_checkpointing else "without"
+def _heading(config: TrainConfig, plans: Sequence[Plan]) -> str:
+    shape, (ranks, zero) = plans[0].shape, (plans[0].sharding.ranks, plans[0].sharding.zero)
+    clips = "/".join(str(plan.shape.batch_size) for plan in plans)
+    checkpointing = "with" if shape.gradient_checkpointing else "without"
     return (
         f"GiB on each of {ranks} rank{'s' * (ranks > 1)}: "
         f"{f'ZeRO {zero}' if zero else 'no sharding'}, {config.policy.dtype}, "
         f"{checkpointing} gradient checkpointing;\n"
         f"{clips} clips at a time in stages 1/2/3, {config.policy.num_frames} frames, "
-        f"{plan.shape.question_tokens} tokens of question, {plan.shape.answer_tokens} of answer"
+        f"{shape.question_tokens} tokens of question, {shape.answer_tokens} of answer"
     )

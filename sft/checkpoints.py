@@ -48,7 +48,7 @@ PREFIX = "checkpoint-"  # transformers' own, so that its rotation finds them
 WRITING = ".writing"
 KEPT = 2
 COPIES_PER_WEIGHT = 3
-"""The weight and AdamW's two moments."""
+"""The weight and AdamW's two moments, in float32 whatever the policy's dtype."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +230,7 @@ def _trained_bytes(model: FaVChatForConditionalGeneration, stage: StageConfig) -
     rank = stage.lora_rank if "language_model" in stage.trainable else 0
     parts = [part for part in stage.trainable if not (rank and part == "language_model")]
     # By identity: parts may share parameters.
-    trained = {id(p): p.nbytes for part in parts for p in model.part_parameters(part)}
+    trained = {id(p): 4 * p.numel() for part in parts for p in model.part_parameters(part)}
     return sum(trained.values()) + (_adapter_bytes(model, rank) if rank else 0)
 
 

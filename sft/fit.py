@@ -19,7 +19,7 @@ from sft.folders import open_partial, partial_folder, training_fingerprint
 from sft.plan import StagePlan
 from sft.ranks import Ranks, this_device
 from sft.scale import Scale
-from sft.stages import trainable
+from sft.stages import learning_in_float32, trainable
 
 if TYPE_CHECKING:
     from policy.feature_cache import FeatureCache
@@ -88,7 +88,10 @@ def fit(
     scale.divide(plan.config.batch_size)
     set_seed(sft.seed)  # adapters start at random: the same whichever stages this run has done
     with trainable(model, plan.config, merge=not sft.deepspeed):
-        return _train(plan, sft, model, processor, cache, ranks, scale)
+        if sft.deepspeed:  # keeps float32 weights of its own
+            return _train(plan, sft, model, processor, cache, ranks, scale)
+        with learning_in_float32(model):
+            return _train(plan, sft, model, processor, cache, ranks, scale)
 
 
 def _train(

@@ -101,9 +101,10 @@ class Remedy:
 def state_memory(model: FaVChatForConditionalGeneration, sharding: Sharding) -> StateMemory:
     """Memory of weights, gradients and AdamW for the parameters that require gradients.
 
-    Without ZeRO, AdamW keeps its two states in the parameters' dtype, and a step counter. Under
-    ZeRO every rank keeps its share of float32 master weights and states, and turns its share of
-    gradients into float32 for the update. Padding to whole shares, some bytes, is left out.
+    Without ZeRO what learns is held in float32 (sft.stages.learning_in_float32), and so are its
+    gradients and AdamW's two states, beside a step counter. Under ZeRO every rank keeps its share
+    of float32 master weights and states, and turns its share of gradients into float32 for the
+    update. Padding to whole shares, some bytes, is left out.
 
     Args:
         model: may be on the meta device, inside :func:`sft.stages.trainable`.
@@ -111,12 +112,14 @@ def state_memory(model: FaVChatForConditionalGeneration, sharding: Sharding) -> 
     learns = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers())
     if sharding.zero == 0:
-        size = sum(p.nbytes for p in learns)
+        size = FLOAT32 * sum(p.numel() for p in learns)
+        copies = sum(p.nbytes for p in learns if p.itemsize < FLOAT32)
         return StateMemory(
-            weights=weights,
+            weights=weights - sum(p.nbytes for p in learns) + size,
             gradients=size,
             optimizer=2 * size + FLOAT32 * len(learns),
-            buffers=size if sharding.ranks > 1 else 0,  # DDP's buckets hold them once more
+            # DDP's buckets hold gradients once more; autocast keeps half-precision weights.
+            buffers=(size if sharding.ranks > 1 else 0) + copies,
             update=0,  # Trainer's AdamW is fused on GPUs
         )
     item = model.dtype.itemsize

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from common.errors import ConfigError
-from policy.freezing import train_only
+from policy.freezing import ENCODERS, train_only
 from sft.config import StageConfig
 
 if TYPE_CHECKING:
@@ -57,6 +57,31 @@ def trainable(
             model.language_model = adapted.merge_and_unload()
         for parameter, needed in before:
             parameter.requires_grad_(needed)
+
+
+@contextmanager
+def learning_in_float32(model: FaVChatForConditionalGeneration) -> Iterator[None]:
+    """Hold what learns in float32 while the block runs, and in its own dtype afterwards.
+
+    In bfloat16 a weight has 8 bits: an update below 1/256 of it is lost, and nearly all are. The
+    forward runs under autocast, so that matrices are multiplied in bfloat16 all the same. Frozen
+    layer norms that may follow what learns are held likewise: CPUs refuse to mix dtypes there.
+    """
+    from torch import nn
+
+    chosen = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for name, part in model.named_children():
+        if name not in ENCODERS:
+            norms = (module for module in part.modules() if isinstance(module, nn.LayerNorm))
+            chosen += [parameter for norm in norms for parameter in norm.parameters()]
+    dtypes = {parameter: parameter.dtype for parameter in chosen}
+    for parameter in dtypes:
+        parameter.data = parameter.data.float()
+    try:
+        yield
+    finally:
+        for parameter, dtype in dtypes.items():
+            parameter.data = parameter.data.to(dtype)
 
 
 def check_trainable(model: FaVChatForConditionalGeneration, stage: StageConfig, key: str) -> None:

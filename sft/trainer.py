@@ -145,7 +145,14 @@ class StageTrainer(SFTTrainer):
         every = checkpoints.every if checkpoints else 0
         super().__init__(
             model=model,
-            args=_arguments(stage, scale, seed=seed, folder=folder, checkpoint_every=every),
+            args=_arguments(
+                stage,
+                scale,
+                seed=seed,
+                folder=folder,
+                checkpoint_every=every,
+                half=any(p.dtype == torch.bfloat16 for p in model.parameters()),
+            ),
             data_collator=collator,
             train_dataset=Dataset.from_list(chosen),
             processing_class=tokenizer,
@@ -294,7 +301,13 @@ def _lengths(rows: Sequence[Row], collator: AnswerCollator, stage: StageConfig) 
 
 
 def _arguments(
-    stage: StageConfig, scale: Scale, *, seed: int, folder: Path, checkpoint_every: int
+    stage: StageConfig,
+    scale: Scale,
+    *,
+    seed: int,
+    folder: Path,
+    checkpoint_every: int,
+    half: bool,
 ) -> TrlConfig:
     on_gpu = torch.cuda.is_available()
     micro_batch_size, accumulation = scale.divide(stage.batch_size)
@@ -311,7 +324,7 @@ def _arguments(
         seed=seed,
         data_seed=seed,
         use_cpu=not on_gpu,
-        bf16=on_gpu,
+        bf16=on_gpu or half,
         gradient_checkpointing=scale.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         deepspeed=training_config(Path(scale.deepspeed)) if scale.deepspeed else None,

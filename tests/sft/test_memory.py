@@ -116,9 +116,10 @@ def by_hand() -> nn.Module:
 
 def test_sharing_by_hand():
     model = by_hand()
-    # 25 of 135 learn. Adam: 2 · 25 · 2 bytes and a counter; DDP copies gradients into buckets.
+    # 25 of 135 learn, in float32: weights 110 · 2 + 25 · 4, AdamW 2 · 25 · 4 and a counter; DDP
+    # copies gradients into buckets, and autocast keeps the 25 weights in bfloat16.
     assert state_memory(model, Sharding(ranks=3, zero=0)) == StateMemory(
-        weights=270, gradients=50, optimizer=104, buffers=50, update=0
+        weights=320, gradients=100, optimizer=204, buffers=150, update=0
     )
     # A third of 25 is 9 with padding: master weight and two states of 4 bytes each. Two buckets
     # of 2 · 2 elements of 2 bytes. For the update 9 flattened ones and 9 in float32.

@@ -15,7 +15,7 @@ from sft.collator import AnswerCollator
 from sft.data import rows
 from sft.evaluation.measure import mean_scores
 from sft.scale import Scale
-from sft.stages import trainable
+from sft.stages import learning_in_float32, trainable
 
 EMBEDDINGS = "qformer.embeddings.word_embeddings.weight"
 
@@ -385,3 +385,26 @@ def test_the_learning_rate_takes_the_stages_course(policy, make_trainer, sft, sc
     }[schedule]
     assert rates == pytest.approx([0.0, 0.5e-3, *(1e-3 * share for share in course)])
     assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.0, 0.1}
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_small_updates_of_bfloat16_weights_are_not_lost(built, make_trainer, policy, sft, number):
+    """Against the same stage in float32 throughout: updates far below bfloat16's last bit."""
+    model, _ = policy
+    stage = dataclasses.replace(
+        getattr(sft, f"stage_{number}"), lr=1e-5, epochs=20.0, schedule="constant"
+    )
+    model.to(torch.bfloat16)
+    start = {name: value.detach().float() for name, value in model.named_parameters()}
+    with trainable(model, stage), learning_in_float32(model):
+        make_trainer(stage).train()
+        moved = {
+            name: (parameter - start[name]).abs().max().item()
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+        assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+        assert any(p.dtype == torch.bfloat16 for p in model.parameters())
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    # AdamW moves a weight by about the learning rate at every one of 20 steps.
+    assert max(moved.values()) == pytest.approx(20e-5, rel=0.2)
