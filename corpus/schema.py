@@ -125,7 +125,7 @@ def _read(path: Path) -> Iterator[Sample]:
         raise ConfigError(
             f"corpus {path}",
             str(error.strerror),
-            "run `degrpo corpus build` first, or set corpus.path",
+            "run `degrpo corpus build --recipe YOUR_RECIPE` first, or set corpus.path",
         ) from error
     # Not splitlines(): it also breaks at U+2028 and the like, which texts may hold.
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), start=1):

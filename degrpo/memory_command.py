@@ -17,26 +17,26 @@ def print_memory(
     config: TrainConfig,
     *,
     ranks: int,
-    zero: int,
     gib_per_rank: float,
     gradient_checkpointing: bool,
     question_tokens: int,
     answer_tokens: int,
+    zero: int | None = None,
     deepspeed: Path | None = None,
 ) -> bool:
     """A table of memory per rank, and for each stage whether it fits; says what helps if not.
 
     Each rank takes ``sft.micro_batch_size`` clips at a time, or its share of a stage's batch. The
-    recipe's own ``sft.deepspeed`` and ``sft.gradient_checkpointing`` count, too.
+    recipe's own ``sft.gradient_checkpointing`` counts, too.
 
     Args:
         ranks: GPUs in all.
-        zero: 0, 2 or 3.
         gib_per_rank: memory of one GPU.
         question_tokens: of the longest prompt, template included, visual rows not.
         answer_tokens: of the longest answer.
-        deepspeed: a DeepSpeed config; it is read as training reads it, and its stage of ZeRO takes
-            the place of ``zero``.
+        zero: 0, 2 or 3; None takes the stage of ZeRO from ``deepspeed``.
+        deepspeed: a DeepSpeed config, read as training reads it; None takes ``sft.deepspeed``.
+            Without any, nothing is sharded, as in training.
 
     Returns:
         Whether every stage fits as it is.
@@ -55,11 +55,11 @@ def print_memory(
             "leave them out for the defaults",
         )
     usable = room(gib_per_rank)
-    deepspeed = deepspeed or (Path(config.sft.deepspeed) if config.sft.deepspeed else None)
     model = build_policy_on_meta(config.policy)
-    if deepspeed is not None:
+    if zero is None:
+        path = deepspeed or config.sft.deepspeed
         width, bf16 = model.config.text_config.hidden_size, config.policy.dtype == "bfloat16"
-        zero = zero_stage(deepspeed, hidden_size=width, bf16=bf16)
+        zero = zero_stage(Path(path), hidden_size=width, bf16=bf16) if path else 0
     sharding = Sharding(ranks=ranks, zero=zero)
     scale = Scale(ranks=ranks, micro_batch_size=config.sft.micro_batch_size)
     clips = {n: scale.divide(config.sft.stage(n).batch_size)[0] for n in (1, 2, 3)}

@@ -11,9 +11,9 @@
         checkpoint-300/
         .writing/                 the next one; renamed when its files are on the disk
 
-``Trainer`` writes and reads the second line. The frozen rest of the policy is not kept: a stage
-starts by rebuilding it from the stage before. Only the last two checkpoints stay, so that one is
-left when the newest turns out to be damaged.
+``Trainer`` writes and reads the second line. The frozen rest of the policy is kept by DeepSpeed
+alone: a stage starts by rebuilding it from the stage before. Only the last two checkpoints stay, so
+that one is left when the newest turns out to be damaged.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.errors import CheckpointError, MachineError
+from common.errors import CheckpointError, FaVChatError, MachineError, TrainingError
 from sft.config import StageConfig
-from sft.ranks import OtherRankError, Ranks
+from sft.ranks import Ranks
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -109,34 +109,42 @@ class CheckpointWriter:
         Raises:
             MachineError: when the block cannot write, say for want of room.
         """
-        from safetensors import SafetensorError
-
         written = self.staging / f"{PREFIX}{step}"
-        try:
+        with _disk_errors(step, self.staging.parent):
             self._ranks.on_main(lambda: _clear(written))
             yield
-            self._ranks.gather(None)  # every rank has written its files
-            self._ranks.on_main(lambda: self._put_in_place(written))
-        except OtherRankError:
-            raise
-        # torch.save says RuntimeError when a disk is full.
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise MachineError(
-                f"a checkpoint at step {step} that cannot be written to {self.staging.parent} "
-                f"({error})",
-                "a stage in training keeps its state on the disk of sft.output_dir",
-                "free some room and run the same command again: it goes on from the checkpoint "
-                "before; or set sft.checkpoint_every=0",
-            ) from error
+        self._ranks.gather(None)  # every rank has written its files
+        self._ranks.on_main(lambda: self._put_in_place(written, step))
 
-    def _put_in_place(self, written: Path) -> None:
+    def _put_in_place(self, written: Path, step: int) -> None:
         from transformers.trainer_utils import rotate_checkpoints
 
-        _seal(written, {"fingerprint": self._fingerprint, "seconds": round(self.seconds, 1)})
-        folder = self.staging.with_name(written.name)
-        written.rename(folder)
-        to_disk(folder.parent)
-        rotate_checkpoints(str(folder.parent), save_total_limit=KEPT)
+        with _disk_errors(step, self.staging.parent):
+            _seal(written, {"fingerprint": self._fingerprint, "seconds": round(self.seconds, 1)})
+            folder = self.staging.with_name(written.name)
+            written.rename(folder)
+            to_disk(folder.parent)
+            rotate_checkpoints(str(folder.parent), save_total_limit=KEPT)
+
+
+@contextmanager
+def _disk_errors(step: int, folder: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch.save says RuntimeError when a disk is full, and so do ranks that lose each other.
+        if isinstance(error, FaVChatError) or (
+            isinstance(error, RuntimeError) and "writ" not in str(error)
+        ):
+            raise
+        raise MachineError(
+            f"a checkpoint at step {step} that cannot be written to {folder} ({error})",
+            "a stage in training keeps its state on the disk of sft.output_dir",
+            "free some room and run the same command again: it goes on from the checkpoint "
+            "before; or set sft.checkpoint_every=0",
+        ) from error
 
 
 def _clear(written: Path) -> None:
@@ -190,11 +198,22 @@ def trained_tensors(
 def save_trained(
     model: nn.Module, folder: Path, state_dict: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write :func:`trained_tensors` to a folder, created when missing."""
+    """Write :func:`trained_tensors` to a folder, created when missing.
+
+    Raises:
+        TrainingError: for weights that are not finite: nothing can go on from them.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = trained_tensors(model, state_dict)
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise TrainingError(
+            f"{len(broken)} trained tensors that are not finite ({', '.join(broken[:3])})",
+            "an update keeps weights finite",
+            "lower the stage's lr, or raise its warmup_fraction",
+        )
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TRAINED)
 
 
@@ -218,12 +237,17 @@ def load_trained(model: nn.Module, folder: Path) -> None:
     model.load_state_dict(tensors, strict=False)
 
 
-def checkpoints_bytes(model: FaVChatForConditionalGeneration, stages: Sequence[StageConfig]) -> int:
+def checkpoints_bytes(
+    model: FaVChatForConditionalGeneration, stages: Sequence[StageConfig], *, deepspeed: bool
+) -> int:
     """The most room, in bytes, that the checkpoints of these stages take, one stage at a time.
 
-    Two are kept while the next one is written. Each has the trained weights and AdamW's moments.
+    Two are kept while the next one is written. Each has the trained weights and AdamW's moments;
+    DeepSpeed's have the trained weights twice, and the whole policy beside them.
     """
-    return (KEPT + 1) * COPIES_PER_WEIGHT * max(_trained_bytes(model, stage) for stage in stages)
+    trained = max(_trained_bytes(model, stage) for stage in stages)
+    whole = sum(parameter.nbytes for parameter in model.parameters()) if deepspeed else 0
+    return (KEPT + 1) * ((COPIES_PER_WEIGHT + deepspeed) * trained + whole)
 
 
 def _trained_bytes(model: FaVChatForConditionalGeneration, stage: StageConfig) -> int:

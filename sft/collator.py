@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from common.errors import PromptError
 from corpus.schema import Sample
 from sft.data import Row, row_name
 
@@ -57,6 +58,14 @@ class AnswerCollator:
             PromptError: for a text that cannot be used.
         """
         return self._processor.num_tokens(self._example(row))
+
+    def fits(self, row: Row) -> bool:
+        """Whether the row's text is one that the language model takes."""
+        try:
+            self.num_tokens(row)
+        except PromptError:
+            return False
+        return True
 
     def _example(self, row: Row, clip: ClipInputs | None = None) -> Example:
         from policy.collation import Example

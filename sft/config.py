@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from common.errors import ConfigError
@@ -11,6 +12,8 @@ from sft.evaluation.records import Ablation
 SCHEDULES = ("cosine", "linear", "constant")
 LOSSES = ("tokens", "samples")
 ABLATIONS = tuple(ablation.value for ablation in Ablation)
+LARGEST_SEED = 2**31 - 1
+"""NumPy takes seeds of 32 bits, and each epoch adds its number to the seed."""
 
 
 @dataclass(kw_only=True)
@@ -65,25 +68,7 @@ class StageConfig:
             raise ConfigError(
                 "split=held_out", "a stage does not train on held-out clips", "name another split"
             )
-        if self.lr <= 0 or self.epochs <= 0 or self.batch_size < 1:
-            raise ConfigError(
-                f"lr={self.lr}, epochs={self.epochs}, batch_size={self.batch_size}",
-                "all are positive",
-                "correct the stage",
-            )
-        if not 0 <= self.warmup_fraction < 1:
-            raise ConfigError(
-                f"warmup_fraction={self.warmup_fraction}",
-                "a fraction of the steps lies in [0, 1)",
-                "set warmup_fraction=0.1",
-            )
-        if self.weight_decay < 0 or self.max_grad_norm < 0 or self.turns < 1:
-            raise ConfigError(
-                f"weight_decay={self.weight_decay}, max_grad_norm={self.max_grad_norm}, "
-                f"turns={self.turns}",
-                "the first two are not negative, and a conversation has at least one question",
-                "correct the stage",
-            )
+        self._check_numbers()
         for name, choices in (("schedule", SCHEDULES), ("loss", LOSSES)):
             if getattr(self, name) not in choices:
                 raise ConfigError(
@@ -97,6 +82,29 @@ class StageConfig:
                 "adapters have a positive rank; 0 trains the language model in full",
                 "set lora_rank=0",
             )
+
+    def _check_numbers(self) -> None:
+        for name in ("lr", "epochs", "batch_size", "turns"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ConfigError(f"{name}={value}", "it is positive and finite", _default_of(name))
+        for name in ("weight_decay", "max_grad_norm"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ConfigError(
+                    f"{name}={value}", "it is finite and not negative", _default_of(name)
+                )
+        if not 0 <= self.warmup_fraction < 1:
+            raise ConfigError(
+                f"warmup_fraction={self.warmup_fraction}",
+                "a fraction of the steps lies in [0, 1)",
+                _default_of("warmup_fraction"),
+            )
+
+
+def _default_of(name: str) -> str:
+    """A fix for a field of a stage: its default."""
+    return f"set, say, {name}={getattr(StageConfig, name)}"
 
 
 @dataclass(kw_only=True)
@@ -205,6 +213,10 @@ class SftConfig:
                 f"sft.max_evaluated={self.max_evaluated}",
                 "the first two are positive, the last is not negative",
                 "set sft.max_answer_tokens=32, sft.evaluation_batch_size=16, sft.max_evaluated=512",
+            )
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise ConfigError(
+                f"sft.seed={self.seed}", f"a seed lies in [0, {LARGEST_SEED}]", "set sft.seed=0"
             )
         if not 0 <= self.max_skipped_fraction <= 1:
             raise ConfigError(

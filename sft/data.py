@@ -80,21 +80,32 @@ def refuse_too_many_skipped(usable: UsableSamples, *, max_fraction: float) -> No
     )
 
 
-def rows(samples: Sequence[Sample], *, turns: int = 1) -> list[Row]:
+def rows(
+    samples: Sequence[Sample],
+    *,
+    turns: int = 1,
+    fits: Callable[[Row], bool] = lambda row: True,
+) -> list[Row]:
     """Each sample with its own clip; up to ``turns`` samples about one clip in a conversation.
 
     Conversations follow the order of the samples, and so do the questions in them.
+
+    Args:
+        fits: whether a conversation of several turns is short enough; otherwise it is divided.
     """
-    if turns == 1:
-        return [_row([sample]) for sample in samples]
     by_video: dict[str, list[Sample]] = {}
-    for sample in samples:
-        by_video.setdefault(sample.video, []).append(sample)
-    return [
-        _row(asked[start : start + turns])
-        for asked in by_video.values()
-        for start in range(0, len(asked), turns)
-    ]
+    for number, sample in enumerate(samples):
+        by_video.setdefault(sample.video if turns > 1 else str(number), []).append(sample)
+    found = []
+    for asked in by_video.values():
+        together: list[Sample] = []
+        for sample in asked:
+            if together and (len(together) == turns or not fits(_row([*together, sample]))):
+                found.append(_row(together))
+                together = []
+            together.append(sample)
+        found.append(_row(together))
+    return found
 
 
 def _row(samples: Sequence[Sample]) -> Row:

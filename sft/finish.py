@@ -6,23 +6,24 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from sft.config import SftConfig
 from sft.data import Row, rows, rows_with_swapped_clips
+from sft.evaluation.records import Evaluation
+from sft.evaluation.stage import evaluate_stage, evaluation_metrics, keep_evaluation, spread
+from sft.finite import refuse_not_finite
 from sft.fit import CLIPS_IN_MEMORY, Fitted
-from sft.folders import POLICY, partial_folder, publish
+from sft.folders import POLICY, encode_metrics, partial_folder, publish, writable
 from sft.plan import StagePlan
 
 if TYPE_CHECKING:
     from policy.feature_cache import FeatureCache
     from policy.modeling import FaVChatForConditionalGeneration
-    from policy.processing import FaVChatProcessor
+    from policy.processing import ClipInputs, FaVChatProcessor
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 def finish(
@@ -40,28 +41,33 @@ def finish(
     Args:
         model: the whole policy, without adapters.
         began: ``time.monotonic()`` when this process began with the stage.
+
+    Raises:
+        TrainingError: when weights or losses are not finite; nothing is published then.
+        MachineError: when the disk is full.
     """
     from policy.checkpoints import save_policy
+    from policy.features import FeatureExtractor
 
-    metrics = _metrics(plan, sft, model, processor, cache, fitted)
-    if sft.evaluate and fitted.held_out.samples:
-        metrics["evaluation"] = _evaluate(plan, sft, model, processor, cache, fitted)
-    save_policy(model, processor, partial_folder(plan.folder) / POLICY)
+    refuse_not_finite(
+        model.state_dict(), what=f"stage {plan.number}", key=f"sft.stage_{plan.number}"
+    )
+    read_clip = functools.lru_cache(CLIPS_IN_MEMORY)(FeatureExtractor(model, processor, cache))
+    evaluation = None
+    if sft.evaluate:
+        usable = fitted.held_out.samples
+        evaluation = evaluate_stage(plan, sft, model, processor, read_clip, usable)
+    metrics = _metrics(plan, sft, model, processor, read_clip, fitted, evaluation)
+    metrics["feature_cache"] = cache.metrics()
+    encode_metrics(metrics)  # refuses what is not finite before anything is written
+    partial = partial_folder(plan.folder)
+    with writable(partial):
+        save_policy(model, processor, partial / POLICY)
+        if evaluation is not None:
+            keep_evaluation(evaluation, partial, step=fitted.steps, tensorboard=sft.tensorboard)
     metrics["seconds"] = round(fitted.earlier_seconds + time.monotonic() - began, 1)
     publish(plan.folder, fingerprint=plan.fingerprint, stage=plan.number, metrics=metrics)
     logger.info("stage %d: %s", plan.number, json.dumps(metrics["train"]))
-
-
-def spread(samples: Sequence[T], at_most: int) -> list[T]:
-    """``at_most`` of the samples, evenly spread over them; all of them for 0.
-
-    Example:
-        >>> spread("abcdef", 3)
-        ['a', 'c', 'e']
-    """
-    if not at_most or len(samples) <= at_most:
-        return list(samples)
-    return [samples[index * len(samples) // at_most] for index in range(at_most)]
 
 
 def _metrics(
@@ -69,22 +75,25 @@ def _metrics(
     sft: SftConfig,
     model: FaVChatForConditionalGeneration,
     processor: FaVChatProcessor,
-    cache: FeatureCache,
+    read_clip: Callable[[str], ClipInputs],
     fitted: Fitted,
+    evaluation: Evaluation | None,
 ) -> dict[str, Any]:
-    from policy.features import FeatureExtractor
     from sft.collator import AnswerCollator
     from sft.evaluation.measure import mean_scores
 
     trained_on = spread(fitted.training.samples, sft.max_evaluated)
     held_out = spread(fitted.held_out.samples, sft.max_evaluated)
-    read_clip = functools.lru_cache(CLIPS_IN_MEMORY)(FeatureExtractor(model, processor, cache))
     collate = AnswerCollator([*trained_on, *held_out], processor, read_clip)
 
     def measured(rows: Sequence[Row], what: str) -> dict[str, float] | None:
         scores = mean_scores(model, collate, rows, plan.config.batch_size, what=what)
         return scores and {name: round(value, 4) for name, value in scores.items()}
 
+    if evaluation is not None:
+        on_held_out = evaluation_metrics(evaluation)
+    else:
+        on_held_out = {"held_out": measured(rows(held_out), "held-out losses")}
     return {
         "stage": plan.number,
         "split": plan.config.split,
@@ -93,39 +102,10 @@ def _metrics(
         "steps": fitted.steps,
         "epoch_losses": fitted.epoch_losses,
         "train_seconds": fitted.train_seconds,
+        "measured": {"train": len(trained_on), "held_out": len(held_out)},
         "train": measured(rows(trained_on), "losses"),
         "train_swapped_clips": measured(
             rows_with_swapped_clips(trained_on), "losses with other clips"
         ),
-        "held_out": measured(rows(held_out), "held-out losses"),
-        "feature_cache": cache.metrics(),
+        **on_held_out,
     }
-
-
-def _evaluate(
-    plan: StagePlan,
-    sft: SftConfig,
-    model: FaVChatForConditionalGeneration,
-    processor: FaVChatProcessor,
-    cache: FeatureCache,
-    fitted: Fitted,
-) -> dict[str, float]:
-    """Evaluate the trained stage on held-out samples, keep the whole of it, return its scores."""
-    from policy.features import FeatureExtractor
-    from sft.evaluation.measure import EvaluationOptions, evaluate
-    from sft.evaluation.records import Ablation, save_evaluation
-    from sft.evaluation.report import scalars, write_tensorboard
-
-    partial = partial_folder(plan.folder)
-    read_clip = functools.lru_cache(CLIPS_IN_MEMORY)(FeatureExtractor(model, processor, cache))
-    options = EvaluationOptions(
-        batch_size=sft.evaluation_batch_size,
-        max_new_tokens=sft.max_answer_tokens,
-        ablations=tuple(Ablation(name) for name in sft.ablations),
-    )
-    samples = spread(fitted.held_out.samples, sft.max_evaluated)
-    evaluation = evaluate(model, processor, read_clip, samples, options)
-    save_evaluation(evaluation, partial)
-    if sft.tensorboard:
-        write_tensorboard(evaluation, partial / "tensorboard", step=fitted.steps)
-    return scalars(evaluation)

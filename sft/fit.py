@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corpus.schema import Sample
-from sft.checkpoints import CheckpointWriter, load_trained
+from policy.config import PolicyConfig
+from sft.checkpoints import Checkpoint, CheckpointWriter, load_trained
 from sft.collator import AnswerCollator
 from sft.config import SftConfig
 from sft.data import UsableSamples, find_usable, refuse_too_many_skipped, rows
+from sft.deepspeed_config import training_config
 from sft.folders import open_partial, partial_folder, training_fingerprint
 from sft.plan import StagePlan
 from sft.ranks import Ranks, this_device
@@ -50,13 +53,17 @@ class Fitted:
 
 
 def start_policy(
-    plan: StagePlan, policy
+    plan: StagePlan, policy: PolicyConfig
 ) -> tuple[FaVChatForConditionalGeneration, FaVChatProcessor]:
-    """What the stage starts from: the stage before, or a policy built from ``policy``."""
+    """What the stage starts from, in the recipe's dtype: the stage before, or a new policy."""
+    import torch
+
     from policy.build import build_policy
     from policy.checkpoints import load_policy
 
-    return load_policy(plan.start) if plan.start else build_policy(policy)
+    if plan.start is None:
+        return build_policy(policy)
+    return load_policy(plan.start, dtype=getattr(torch, policy.dtype))
 
 
 def fit(
@@ -126,7 +133,7 @@ def _train(
     trainer = StageTrainer(
         model,
         stage=plan.config,
-        rows=rows(training.samples, turns=plan.config.turns),
+        rows=rows(training.samples, turns=plan.config.turns, fits=collator.fits),
         collator=collator,
         tokenizer=processor.tokenizer,
         seed=sft.seed,
@@ -135,13 +142,13 @@ def _train(
         checkpoints=checkpoints,
         scale=scale,
     )
-    if checkpoint and ranks.main:
-        logger.info(
-            "stage %d goes on from step %d: %s", plan.number, checkpoint.step, checkpoint.folder
-        )
+    if checkpoint:
+        _say_resumed(plan, checkpoint, ranks)
     trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
     if sft.deepspeed:
         _bring_together(trainer, partial / SHARDED)
+    else:  # accelerate has put its autocast over the forward, which would outlive the training
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     return Fitted(
         training=training,
         held_out=held_out,
@@ -162,7 +169,9 @@ def _encoding(
     """
     if not sft.deepspeed:
         return model.to(this_device())
-    return copy.deepcopy(model, {id(model.language_model): None}).to(this_device())
+    encoders = {id(encoder) for encoder in model.encoders.values()}
+    others = {id(part): None for part in model.children() if id(part) not in encoders}
+    return copy.deepcopy(model, others).to(this_device())
 
 
 def _usable(
@@ -189,11 +198,27 @@ def _usable(
     return training, find(plan.held_out, what="reading held-out clips")
 
 
+def _say_resumed(plan: StagePlan, checkpoint: Checkpoint, ranks: Ranks) -> None:
+    logger.info(
+        "stage %d goes on from step %d: %s", plan.number, checkpoint.step, checkpoint.folder
+    )
+    before = len(list(checkpoint.folder.glob("rng_state*.pth")))
+    if before != ranks.size:
+        logger.warning(
+            "the checkpoint is of %d ranks, this run has %d: its dropout will be another one",
+            before,
+            ranks.size,
+        )
+
+
 def _shards(sft: SftConfig, ranks: Ranks) -> Mapping[str, object]:
     """What the files of a checkpoint depend on: DeepSpeed's are one for each rank."""
     if not sft.deepspeed:
         return {}
-    return {"ranks": ranks.size, "deepspeed": Path(sft.deepspeed).read_text(encoding="utf-8")}
+    config = training_config(Path(sft.deepspeed))
+    stage = config.get("zero_optimization", {}).get("stage", 0)
+    kept = {name: config.get(name) for name in ("optimizer", "bf16", "fp16")}
+    return {"ranks": ranks.size, "zero": stage, **kept}
 
 
 def _bring_together(trainer: StageTrainer, folder: Path) -> None:
@@ -204,10 +229,11 @@ def _bring_together(trainer: StageTrainer, folder: Path) -> None:
 
 
 def whole_policy(
-    plan: StagePlan, policy
+    plan: StagePlan, policy: PolicyConfig
 ) -> tuple[FaVChatForConditionalGeneration, FaVChatProcessor]:
     """The trained policy after a :func:`fit` with DeepSpeed, adapters merged."""
     model, processor = start_policy(plan, policy)
     with trainable(model, plan.config):
         load_trained(model, partial_folder(plan.folder) / SHARDED)
+    shutil.rmtree(partial_folder(plan.folder) / SHARDED)
     return model.to(this_device()), processor

@@ -4,7 +4,8 @@
 
     outputs/sft/
       stage-1/             a policy that `policy.checkpoints.load_policy` reads, and beside it
-        stage.json         the marker: fingerprint of everything the stage was made from
+        stage.json         the marker: fingerprint of everything the stage was made from, and size
+                           and SHA-256 of the weights
         metrics.json       losses, token accuracy, skipped samples, seconds
         evaluation.json    answers to the held-out questions and their scores (sft.evaluation)
         tensorboard/
@@ -17,6 +18,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -28,7 +30,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from common.errors import CheckpointError, MachineError
+from common.errors import CheckpointError, MachineError, TrainingError
 from corpus.schema import Sample
 from policy.config import PolicyConfig
 from sft import checkpoints
@@ -37,9 +39,12 @@ from sft.config import StageConfig
 
 logger = logging.getLogger(__name__)
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 MARKER = "stage.json"
 METRICS = "metrics.json"
 TENSORBOARD = "tensorboard"
+WEIGHTS = "*.safetensors"
 POLICY = "policy"
 """Subfolder of a partial folder that holds the policy; its files move up when it is published."""
 
@@ -97,18 +102,63 @@ def finished_fingerprint(folder: Path) -> str | None:
     """The fingerprint of the finished stage in ``folder``; None when there is none.
 
     Raises:
-        CheckpointError: for a folder that is there but was not finished by :func:`publish`.
+        CheckpointError: for a folder that is there but was not finished by :func:`publish`, or
+            whose weights are not of the size that they were written in.
     """
     if not folder.exists():
         return None
+    fingerprint, weights = _read_marker(folder)
+    for name, written in weights.items():
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else 0
+        if size != written["bytes"]:
+            raise _damaged(folder, f"{name} has {size} of {written['bytes']} bytes")
+    return fingerprint
+
+
+def check_weights(folder: Path) -> None:
+    """Read a finished stage's weights and compare them with what was written.
+
+    A stage whose marker has no hashes passes.
+
+    Raises:
+        CheckpointError: when they differ.
+    """
+    _, weights = _read_marker(folder)
+    for name, written in weights.items():
+        path = folder / name
+        logger.info("checking %s", path)
+        if not path.is_file() or _file_record(path) != written:
+            raise _damaged(folder, f"{name} is not what was written")
+
+
+def _read_marker(folder: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The fingerprint, and size and SHA-256 of each file of weights by name."""
     try:
-        return json.loads((folder / MARKER).read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        records = marker.get("weights", {}).items()
+        weights = {name: {key: row[key] for key in ("bytes", "sha256")} for name, row in records}
+        return marker["fingerprint"], weights
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{folder} without a readable {MARKER}",
             "a stage folder is written whole, marker included, so this one is not a stage's",
             f"move {folder} away, or set sft.output_dir to another folder",
         ) from error
+
+
+def _damaged(folder: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} that is damaged: {what}",
+        f"a finished stage has the weights that its {MARKER} names",
+        f"delete {folder} and run the same command again: this stage is trained anew",
+    )
+
+
+def _file_record(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
 
 
 def partial_folder(folder: Path) -> Path:
@@ -130,7 +180,7 @@ def open_partial(folder: Path, *, fingerprint: str) -> tuple[Path, Checkpoint | 
     """
     partial = partial_folder(folder)
     checkpoint = checkpoints.newest_checkpoint(partial, fingerprint=fingerprint)
-    with _writable(partial):
+    with writable(partial):
         shutil.rmtree(_beside(folder, "old"), ignore_errors=True)
         if checkpoint is None:
             if partial.exists():
@@ -148,15 +198,35 @@ def open_partial(folder: Path, *, fingerprint: str) -> tuple[Path, Checkpoint | 
 
 
 @contextmanager
-def _writable(folder: Path) -> Iterator[None]:
+def writable(folder: Path) -> Iterator[None]:
+    """Turn what the system says when the block cannot write into ``folder`` into an error with a
+    fix.
+
+    Raises:
+        MachineError: for want of room or of permission.
+    """
+    from safetensors import SafetensorError
+
     try:
         yield
     except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise _no_room(folder, error.strerror) from error
         raise MachineError(
             f"{folder} ({error.strerror})",
             "it is a folder that can be created, written and deleted",
             "set its permissions right, or set sft.output_dir to another folder",
         ) from error
+    except SafetensorError as error:  # has no number; smaller files have been written before
+        raise _no_room(folder, str(error)) from error
+
+
+def _no_room(folder: Path, what: str) -> MachineError:
+    return MachineError(
+        f"{folder} ({what})",
+        "the disk of sft.output_dir has room for the stages and their checkpoints",
+        "free some room and run the same command again: it goes on from the newest checkpoint",
+    )
 
 
 def _keep_only(folder: Path, *names: str) -> None:
@@ -174,13 +244,40 @@ def publish(folder: Path, *, fingerprint: str, stage: int, metrics: dict[str, An
 
     A process killed at any point leaves the older result, the new one, or none; never a mixture.
     Until the new one is in place its checkpoints are there to go on from.
+
+    Raises:
+        TrainingError: for metrics that are not finite; nothing is published then.
+        MachineError: when the disk is full.
     """
+    with writable(folder):
+        _publish(folder, fingerprint=fingerprint, stage=stage, metrics=encode_metrics(metrics))
+
+
+def encode_metrics(metrics: dict[str, Any]) -> str:
+    """The content of ``metrics.json``.
+
+    Raises:
+        TrainingError: for a number that is not finite, which JSON does not have.
+    """
+    try:
+        return json.dumps(metrics, indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise TrainingError(
+            f"stage {metrics.get('stage')} with metrics that are not finite",
+            "the losses of a trained policy are finite numbers",
+            f"lower sft.stage_{metrics.get('stage')}.lr",
+        ) from error
+
+
+def _publish(folder: Path, *, fingerprint: str, stage: int, metrics: str) -> None:
     partial, old = _beside(folder, "partial"), _beside(folder, "old")
     for path in (partial / POLICY).iterdir():
         path.rename(partial / path.name)
     (partial / POLICY).rmdir()
-    (partial / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    marker = {"stage": stage, "fingerprint": fingerprint}
+    (partial / METRICS).write_text(metrics, encoding="utf-8")
+    logger.info("hashing the weights in %s", partial)
+    weights = {path.name: _file_record(path) for path in sorted(partial.glob(WEIGHTS))}
+    marker = {"stage": stage, "fingerprint": fingerprint, "weights": weights}
     (partial / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
     for path in partial.iterdir():
         if path.name != checkpoints.FOLDER:
@@ -208,7 +305,7 @@ def check_room(output_dir: Path, *, needed_bytes: int, partial: Path | None = No
     Raises:
         MachineError: when ``output_dir`` cannot be written or its disk has less room than needed.
     """
-    with _writable(output_dir), TemporaryFile(dir=output_dir) as file:
+    with writable(output_dir), TemporaryFile(dir=output_dir) as file:
         file.write(b"\0")
     free = shutil.disk_usage(output_dir).free
     if partial is not None:

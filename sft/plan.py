@@ -45,6 +45,21 @@ def start_fingerprint(output_dir: Path, policy: PolicyConfig, first: int) -> str
     return fingerprint
 
 
+def plan_stages(
+    numbers: Sequence[int], sft: SftConfig, corpus: Sequence[Sample], output_dir: Path, start: str
+) -> list[StagePlan]:
+    """The plans of consecutive stages, the first of which starts from ``start``, a fingerprint.
+
+    Raises:
+        ConfigError: for a split without samples.
+    """
+    plans = []
+    for number in numbers:
+        plans.append(plan_stage(number, sft, corpus, output_dir, start))
+        start = plans[-1].fingerprint
+    return plans
+
+
 def plan_stage(
     number: int, sft: SftConfig, corpus: Sequence[Sample], output_dir: Path, start: str
 ) -> StagePlan:

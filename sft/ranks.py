@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=2)
-"""How long ranks wait for one that encodes clips or evaluates. A rank that dies ends all of them at
-once: the launcher sees to that."""
+"""How long ranks wait for one that encodes clips, writes or evaluates. A rank that dies ends all of
+them at once: the launcher sees to that. Gradients keep torch's own, much shorter patience."""
 
 
 class OtherRankError(MachineError):
@@ -66,7 +66,7 @@ class Ranks:
         from torch import distributed
 
         try:
-            state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+            state = PartialState(cpu=not torch.cuda.is_available())
             group = distributed.new_group(backend="gloo", timeout=PATIENCE)
         except (RuntimeError, ValueError) as error:
             raise MachineError(
@@ -85,6 +85,13 @@ class Ranks:
     def main(self) -> bool:
         """Whether this rank writes files and messages."""
         return self.rank == 0
+
+    def leave(self) -> None:
+        """End the groups; what a rank does from here on the others do not wait for."""
+        if self._group is not None:
+            from torch import distributed
+
+            distributed.destroy_process_group()
 
     def share(self, items: list[T]) -> list[T]:
         """This rank's part of work that the ranks divide."""

@@ -31,9 +31,22 @@ class Scale:
         micro = self.micro_batch_size or share
         if rest or not share or share % micro:
             raise ConfigError(
-                f"batch_size={batch_size}, {self.ranks} ranks, "
+                f"batch_size={batch_size}, {self.ranks} rank{'s' * (self.ranks > 1)}, "
                 f"sft.micro_batch_size={self.micro_batch_size}",
                 "a batch is divided evenly among the ranks, and a rank's share into micro-batches",
-                "choose a batch_size that is a multiple of ranks x micro_batch_size",
+                self._ways_out(batch_size),
             )
         return micro, share // micro
+
+    def _ways_out(self, batch_size: int) -> str:
+        """What would come out even: other ranks, another micro-batch, another batch."""
+        least = self.micro_batch_size or 1
+        numbers = [n for n in range(1, batch_size + 1) if batch_size % (n * least) == 0]
+        ways = [f"make the stage's batch_size a multiple of {self.ranks * least}"]
+        if batch_size % self.ranks == 0:
+            ways.insert(0, "set sft.micro_batch_size=0 for a whole share at once")
+        if numbers:
+            *others, last = map(str, numbers)
+            listed = f"{', '.join(others)} or {last}" if others else last
+            ways.insert(0, f"use {listed} rank{'s' * (numbers[-1] > 1)}")
+        return ", or ".join(ways)

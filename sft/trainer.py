@@ -21,10 +21,7 @@ Importing this module imports TRL, which takes seconds: import it where a stage 
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -34,20 +31,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PrinterCallback, TrainerCallback
-from transformers.integrations import TensorBoardCallback
+from transformers import PrinterCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from common.errors import TrainingError
-from common.progress import bar, progress
+from common.progress import progress
+from policy.collation import IGNORED_LABEL
 from policy.freezing import PARTS
+from sft.callbacks import Curves, Progress, SaveEvery
 from sft.checkpoints import CheckpointWriter, load_trained, save_trained
 from sft.config import StageConfig
 from sft.data import Row
 from sft.deepspeed_config import training_config
-from sft.ranks import PATIENCE
 from sft.sampling import EpochSampler
 from sft.scale import Scale
 
@@ -56,10 +53,6 @@ if TYPE_CHECKING:
 
     from policy.modeling import FaVChatForConditionalGeneration
     from sft.collator import AnswerCollator
-
-logger = logging.getLogger(__name__)
-
-IGNORED = -100
 
 _SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
@@ -80,10 +73,10 @@ def score_answers(model: nn.Module, batch: Mapping[str, Tensor]) -> AnswerScores
     """
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     targets = batch["labels"][:, 1:]
-    positions = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
+    positions = (targets != IGNORED_LABEL).any(dim=0).nonzero().squeeze(1)
     logits = model(**inputs, logits_to_keep=positions, use_cache=False).logits.float()
     targets = targets[:, positions]
-    answered = targets != IGNORED
+    answered = targets != IGNORED_LABEL
     logits, targets = logits[answered], targets[answered]
     return AnswerScores(
         losses=F.cross_entropy(logits, targets, reduction="none"),
@@ -110,7 +103,6 @@ class StageTrainer(SFTTrainer):
 
     Raises:
         ConfigError: for batches that the ranks cannot divide.
-        PromptError: for a conversation that is too long.
     """
 
     def __init__(
@@ -133,6 +125,7 @@ class StageTrainer(SFTTrainer):
         self._frozen = _frozen_parts(model)
         self._checkpoints = checkpoints
         self._loss = stage.loss
+        self._correct = self._answered = 0
         self._order = EpochSampler(
             _lengths(rows, collator, stage),
             seed=seed,
@@ -157,9 +150,9 @@ class StageTrainer(SFTTrainer):
             train_dataset=Dataset.from_list(chosen),
             processing_class=tokenizer,
             callbacks=[
-                _Progress(),
-                _SaveEvery(every),
-                *([_Curves(folder / "tensorboard")] if tensorboard else []),
+                Progress(),
+                SaveEvery(every),
+                *([Curves(folder / "tensorboard")] if tensorboard else []),
             ],
         )
         self.remove_callback(PrinterCallback)
@@ -189,7 +182,8 @@ class StageTrainer(SFTTrainer):
         self._settle_frozen_parts()
         scores = score_answers(model, inputs)
         _refuse_non_finite(scores, sample_ids)
-        self._log_accuracy(scores)
+        self._correct += int(scores.correct.sum())
+        self._answered += len(scores.losses)
         losses, count = scores.losses, len(scores.losses)
         if self._loss == "samples":
             sizes = scores.rows.bincount(minlength=len(sample_ids))
@@ -205,12 +199,12 @@ class StageTrainer(SFTTrainer):
         for layer in self._checkpointed:  # transformers asks the layer whether it is in training
             layer.training = True
 
-    def _log_accuracy(self, scores: AnswerScores) -> None:
-        here = [[int(scores.correct.sum()), len(scores.losses)]]
-        counts = self.accelerator.gather(torch.tensor(here, device=scores.losses.device))
-        correct, total = counts.sum(dim=0).tolist()
-        if total:
-            self._metrics["train"]["mean_token_accuracy"].append(correct / total)
+    def _token_accuracy(self) -> float:
+        """Of all answer tokens since this was last asked, over micro-batches and ranks."""
+        here = torch.tensor([[self._correct, self._answered]], device=self.accelerator.device)
+        correct, answered = self.accelerator.gather(here).sum(dim=0).tolist()
+        self._correct = self._answered = 0
+        return correct / answered
 
     def epoch_losses(self) -> list[float]:
         """Mean loss over the steps of each epoch, rounded to 4 places."""
@@ -222,6 +216,8 @@ class StageTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log; the mean loss that ends a training is of all its steps, not of those resumed."""
+        if "loss" in logs:
+            logs["mean_token_accuracy"] = self._token_accuracy()
         if "train_loss" in logs:
             losses = self._losses()
             logs["train_loss"] = sum(losses) / len(losses)
@@ -239,7 +235,9 @@ class StageTrainer(SFTTrainer):
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device):
         if self._loss == "tokens":
             return super()._get_num_items_in_batch(batch_samples, device)
-        answered = sum((batch["labels"] != IGNORED).any(dim=1).sum() for batch in batch_samples)
+        answered = sum(
+            (batch["labels"] != IGNORED_LABEL).any(dim=1).sum() for batch in batch_samples
+        )
         return self.accelerator.gather(answered.to(device)).sum()
 
     def _get_output_dir(self, trial: object) -> str:
@@ -264,6 +262,7 @@ class StageTrainer(SFTTrainer):
         )
         if self.state.global_step >= max_steps:  # Trainer asks only after one more step
             return num_epochs, 0
+        self._order.set_epoch(epochs)  # of several ranks it does not reach the sampler to skip in
         return epochs, steps
 
     def _send_telemetry(self) -> None:
@@ -294,8 +293,8 @@ def _checkpointed_layers(model: FaVChatForConditionalGeneration) -> list[nn.Modu
 
 
 def _lengths(rows: Sequence[Row], collator: AnswerCollator, stage: StageConfig) -> list[int]:
-    """Tokens of each row where somebody asks for them; conversations may prove too long."""
-    if stage.group_by_length or stage.turns > 1:
+    """Tokens of each row, where the order of rows depends on them."""
+    if stage.group_by_length:
         return [collator.num_tokens(row) for row in progress(rows, "measuring texts")]
     return [0] * len(rows)
 
@@ -330,7 +329,6 @@ def _arguments(
         deepspeed=training_config(Path(scale.deepspeed)) if scale.deepspeed else None,
         # Some parameters have no gradient: the last Q-Former layer's text path, unused levels.
         ddp_find_unused_parameters=True,
-        ddp_timeout=int(PATIENCE.total_seconds()),
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
@@ -342,65 +340,3 @@ def _arguments(
         disable_tqdm=True,
         dataloader_pin_memory=on_gpu,
     )
-
-
-class _SaveEvery(TrainerCallback):
-    """Save at every so many steps, as this run's recipe says.
-
-    ``Trainer`` also saves at the last step, which the stage is about to publish, and keeps the
-    interval of the run that wrote the checkpoint it resumes from.
-    """
-
-    def __init__(self, every: int) -> None:
-        self.every = every
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_save = self.every > 0 and state.global_step % self.every == 0
-
-
-class _Curves(TensorBoardCallback):
-    """TensorBoard's curves. A stage that goes on from a checkpoint draws them anew until there:
-    what a killed run has drawn may reach further, or, after a power cut, less far.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        from torch.utils.tensorboard import SummaryWriter
-
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.tb_writer = SummaryWriter(str(self.folder))
-        super().on_train_begin(args, state, control, **kwargs)
-        for entry in state.log_history:
-            then = dataclasses.replace(state, global_step=entry["step"])
-            logs = {name: value for name, value in entry.items() if name != "step"}
-            self.on_log(args, then, control, logs=logs)
-
-
-class _Progress(TrainerCallback):
-    """A progress bar with the current loss, and a log line per epoch."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = bar(f"training {Path(args.output_dir).stem}", total=state.max_steps, unit="step")
-        self.bar.initial = self.bar.n = state.global_step
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "loss" in logs:
-            self.bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
-            self.bar.update()
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        last = state.log_history[-1]
-        self.bar.clear()  # the bar and the log share the terminal
-        logger.info(
-            "%s epoch %.3g: loss %.3f, token accuracy %.2f",
-            Path(args.output_dir).stem,
-            state.epoch,
-            last["loss"],
-            last["mean_token_accuracy"],
-        )
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()

@@ -262,7 +262,12 @@ def _collate_usable(
 
 
 def _record(sample: Sample, loss: AnswerLoss, answer: str, truncated: bool) -> AnswerRecord:
-    readings = read_answer(sample.targets, answer=answer, gold=sample.answer)
+    readings = read_answer(
+        sample.targets,
+        answer=answer,
+        gold=sample.answer,
+        options=sample.extra.get("options") or (),
+    )
     return AnswerRecord(
         sample_id=sample.sample_id,
         video=sample.video,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from common.labels import EMOTIONS, LabelTable, tokenize
 from corpus.attributes import VOCABULARY, Group
@@ -25,8 +25,13 @@ _SUBJECTS = frozenset({VOCABULARY["male"].phrase})
 """Names that mostly say who is spoken of ("the man is smiling"): right or missed, never wrong."""
 
 
-def read_answer(targets: FacialTargets, *, answer: str, gold: str) -> dict[Part, PartReading]:
+def read_answer(
+    targets: FacialTargets, *, answer: str, gold: str, options: Sequence[str] = ()
+) -> dict[Part, PartReading]:
     """What ``answer`` says of each part that ``targets`` ask for.
+
+    Args:
+        options: what a closed question lets one choose from: to name another one is wrong, too.
 
     What the gold answer names beyond its targets ("a smiling man with a hat", asked for the
     emotion) is neither right nor wrong.
@@ -41,8 +46,10 @@ def read_answer(targets: FacialTargets, *, answer: str, gold: str) -> dict[Part,
         asked = tuple(dict.fromkeys(label_of(part, phrase) for phrase in getattr(targets, part)))
         if not asked:
             continue
-        named = names(part, answer, asked)
-        allowed = {*asked, *names(part, gold, asked), *_SUBJECTS}
+        offered = {label_of(part, option) for option in options}
+        known = (*asked, *sorted(offered)) if offered.issuperset(asked) else asked
+        named = names(part, answer, known)
+        allowed = {*asked, *names(part, gold, known), *_SUBJECTS}
         readings[part] = PartReading(
             right=tuple(label for label in asked if label in named),
             wrong=tuple(label for label in named if label not in allowed),
@@ -71,7 +78,7 @@ def names(part: Part, text: str, asked: Iterable[str] = ()) -> tuple[str, ...]:
         asked: labels that count besides the vocabulary's own.
     """
     table = EMOTIONS if part is Part.EMOTION else _table(_GROUPS[part])
-    own = [label for label in asked if label not in table.labels]
+    own = [label for label in dict.fromkeys(asked) if label not in table.labels]
     tables = [table, LabelTable({label: _plain(label) for label in own})] if own else [table]
     plain = _one_noun_each(_closed_absences(_POSSESSIVE.sub("the", text)))
     readings = [table.read(plain) for table in tables]

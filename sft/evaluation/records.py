@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import CheckpointError
+from corpus.ledger import write_atomically
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -174,6 +175,7 @@ class Evaluation:
     ablations: Mapping[str, AblationScores]
     answers: tuple[AnswerRecord, ...]
     skipped: Mapping[str, str] = field(default_factory=dict)  # sample_id -> reason
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what it was made with, as JSON
 
     def to_json(self) -> dict[str, Any]:
         """Plain mappings, lists and numbers; :meth:`from_json` reads them back."""
@@ -196,13 +198,14 @@ class Evaluation:
             },
             answers=tuple(_answer(value) for value in row["answers"]),
             skipped=dict(row["skipped"]),
+            settings=dict(row.get("settings", {})),
         )
 
 
 def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Write ``evaluation.json`` into an existing folder."""
+    """Write ``evaluation.json`` into an existing folder; atomic."""
     text = json.dumps(evaluation.to_json(), indent=1, ensure_ascii=False)
-    (folder / EVALUATION_FILE).write_text(text + "\n", encoding="utf-8")
+    write_atomically(folder / EVALUATION_FILE, text + "\n")
 
 
 def load_evaluation(folder: Path) -> Evaluation:
@@ -218,7 +221,7 @@ def load_evaluation(folder: Path) -> Evaluation:
         raise CheckpointError(
             f"{path} ({error})",
             "a finished stage has an evaluation that can be read",
-            "evaluate the stage again",
+            "run the same command with sft.evaluate=true: the stage is evaluated again",
         ) from error
 
 

@@ -8,6 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from corpus.ledger import write_atomically
 from corpus.schema import Level
 from sft.evaluation.records import (
     Ablation,
@@ -127,12 +128,12 @@ def to_markdown(table: Sequence[Sequence[str]]) -> str:
 
 
 def write_report(folder: Path, evaluations: Mapping[str, Evaluation]) -> Path:
-    """``evaluation.md`` in ``folder``: the table over stages, then the last one's answers."""
+    """``evaluation.md`` in ``folder``: the table over stages, then the last one's answers; atomic."""
     path = folder / REPORT_FILE
     *_, last = evaluations.values()
     answers = answers_table(pick_answers(last.answers))
     table = to_markdown(stages_table(evaluations))
-    path.write_text(f"# Held-out questions\n\n{table}\n## Answers\n\n{answers}", encoding="utf-8")
+    write_atomically(path, f"# Held-out questions\n\n{table}\n## Answers\n\n{answers}")
     return path
 
 

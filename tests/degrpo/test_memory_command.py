@@ -41,7 +41,7 @@ def gib(cell: str) -> float:
 
 
 def test_a_recipe_that_fits(run):
-    status, cells, text = run("--recipe", "configs/tiny.yaml", "--ranks", "2", "--zero", "0")
+    status, cells, text = run("--recipe", "configs/tiny.yaml", "--ranks", "2")
     assert status == 0
     assert list(cells) == ["stage 1", "stage 2", "stage 3"]
     assert text.count("fits in 80 GiB, of which 72.0 may be filled") == 3
@@ -52,9 +52,21 @@ def test_a_deepspeed_config_says_the_stage_of_zero(run, tmp_path):
     options = ["--recipe", "configs/tiny.yaml", "--ranks", "2"]
     _, _, text = run(*options, "--deepspeed", "configs/deepspeed/zero2.json")
     assert "each of 2 ranks: ZeRO 2, float32" in text
+    zero3 = "sft.deepspeed=configs/deepspeed/zero3.json"
+    _, _, text = run(*options, zero3)
+    assert "each of 2 ranks: ZeRO 3, float32" in text
+    _, _, text = run(*options, "--zero", "0", zero3)
+    assert "each of 2 ranks: no sharding, float32" in text
     wrong = tmp_path / "wrong.json"
     wrong.write_text('{"zero_optimization": {"stage": 7}}')
     assert main(["model", "--memory", *options, "--deepspeed", str(wrong)]) == 2
+
+
+def test_two_answers_on_what_is_sharded_are_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["model", "--memory", "--zero", "2", "--deepspeed", "configs/deepspeed/zero3.json"])
+    assert end.value.code == 2
+    assert "--deepspeed: not allowed with argument --zero" in capsys.readouterr().err
 
 
 def test_a_recipe_that_does_not_fit_says_what_helps(run):

@@ -155,8 +155,8 @@ def test_the_estimate_is_the_size_of_three_checkpoints(model, lora_rank, tmp_pat
     model = copy.deepcopy(model)
     stage = small_stage("qa", "projector", "middle_level", "language_model", lora_rank=lora_rank)
     smaller = small_stage("qa", "projector")
-    estimate = checkpoints_bytes(model, [smaller, stage])
-    assert estimate == checkpoints_bytes(model, [stage])
+    estimate = checkpoints_bytes(model, [smaller, stage], deepspeed=False)
+    assert estimate == checkpoints_bytes(model, [stage], deepspeed=False)
     with trainable(model, stage):
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters)

@@ -1,5 +1,7 @@
 """What a recipe may say about the stages."""
 
+import math
+
 import pytest
 
 from common.config import load_config
@@ -43,14 +45,23 @@ def test_a_stage_may_say_itself_what_it_trains():
     [
         ({"trainable": ["projektor"]}, "known parts: general_encoder"),
         ({"split": "held_out"}, "does not train on held-out"),
-        ({"lr": 0.0}, "all are positive"),
-        ({"epochs": -1.0}, "all are positive"),
-        ({"batch_size": 0}, "all are positive"),
-        ({"warmup_fraction": 1.0}, r"lies in \[0, 1\)"),
+        ({"lr": 0.0}, "got lr=0.0; it is positive and finite; set, say, lr=0.0002"),
+        ({"lr": math.nan}, "got lr=nan; it is positive"),
+        ({"lr": math.inf}, "got lr=inf; it is positive and finite"),
+        ({"epochs": -1.0}, "got epochs=-1.0; it is positive"),
+        ({"epochs": math.nan}, "got epochs=nan; it is positive"),
+        ({"epochs": math.inf}, "got epochs=inf; it is positive and finite"),
+        ({"batch_size": 0}, "got batch_size=0; it is positive"),
+        ({"warmup_fraction": 1.0}, r"got warmup_fraction=1.0; .*lies in \[0, 1\)"),
+        ({"warmup_fraction": math.nan}, r"got warmup_fraction=nan; .*lies in \[0, 1\)"),
         ({"lora_rank": -1}, "positive rank"),
-        ({"weight_decay": -0.1}, "not negative"),
-        ({"max_grad_norm": -1.0}, "not negative"),
-        ({"turns": 0}, "at least one question"),
+        ({"weight_decay": -0.1}, "got weight_decay=-0.1; it is finite and not negative"),
+        ({"weight_decay": math.nan}, "got weight_decay=nan; it is finite"),
+        ({"weight_decay": math.inf}, "got weight_decay=inf; it is finite"),
+        ({"max_grad_norm": -1.0}, "got max_grad_norm=-1.0; it is finite and not negative"),
+        ({"max_grad_norm": math.nan}, "got max_grad_norm=nan; it is finite"),
+        ({"max_grad_norm": math.inf}, "got max_grad_norm=inf; it is finite"),
+        ({"turns": 0}, "got turns=0; it is positive"),
         ({"schedule": "cos"}, "one of cosine, linear, constant"),
         ({"loss": "answers"}, "one of tokens, samples"),
     ],
@@ -60,9 +71,19 @@ def test_a_stage_that_cannot_be_meant_is_refused(settings, message):
         StageConfig(**{"trainable": ["projector"], **settings}).check()
 
 
+def test_the_bounds_themselves_are_fine():
+    StageConfig(warmup_fraction=0.0, weight_decay=0.0, max_grad_norm=0.0, turns=1).check()
+    for seed in (0, 2**31 - 1):
+        SftConfig(seed=seed).check()
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("seed=-1", r"got sft.seed=-1; a seed lies in \[0, 2147483647\]"),
+        ("seed=2147483648", "got sft.seed=2147483648;"),
+        ("max_skipped_fraction=.nan", "got sft.max_skipped_fraction=nan"),
+        ("stage_2.lr=.nan", "got lr=nan"),
         ("stage_1.lora_rank=8", "add language_model"),  # v4's stage 1 leaves it frozen
         ("freeze_table=v5", "one of v4, v1"),
         ("checkpoint_every=-1", "0 keeps no checkpoints"),

@@ -142,3 +142,28 @@ def test_gold_answers_of_every_writer_get_full_marks():
             readings = read_answer(pair.targets, answer=pair.answer, gold="")
             assert readings
             assert all(reading.exact for reading in readings.values()), (pair, readings)
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong", "missed"),
+    [
+        ("The expression is fading.", ["fading"], [], []),
+        ("The expression is growing.", [], ["growing"], ["fading"]),
+        ("Growing or fading, who knows?", ["fading"], ["growing"], []),
+        ("It is fading, not growing.", ["fading"], [], []),
+        ("No idea.", [], [], ["fading"]),
+    ],
+)
+def test_to_name_another_option_of_a_closed_question_is_wrong(answer, right, wrong, missed):
+    targets = FacialTargets(action=("fading",))
+    gold, options = "The expression is fading.", ["growing", "fading"]
+    reading = read_answer(targets, answer=answer, gold=gold, options=options)[Part.ACTION]
+    assert reading == PartReading(right=tuple(right), wrong=tuple(wrong), missed=tuple(missed))
+
+
+def test_options_of_another_part_are_not_read():
+    targets = FacialTargets(emotion=("happy",), action=("nodding",))
+    readings = read_answer(
+        targets, answer="Happy, nodding and growing.", gold="", options=["growing", "fading"]
+    )
+    assert all(reading.exact for reading in readings.values())

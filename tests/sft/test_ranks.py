@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,18 +31,19 @@ ROOT = Path(__file__).parents[2]
 LIMIT = 900  # seconds; DeepSpeed compiles its communication on CPUs once per machine
 TOLERANCE = 2e-4  # of losses around 10 after six steps of AdamW, in float32
 
+STEPS = {2: 12, 3: 6}
+
 RECIPE = """
 corpus: {{path: {corpus}}}
 policy: {{language_model: tiny, general_encoder: tiny, facial_encoder: tiny, qformer: tiny,
           num_frames: 2, num_queries: 2, shared_width: 32, qformer_layers: 2}}
 sft:
-  tensorboard: false
   evaluate: false
   checkpoint_every: 2
   stage_1: {{split: qa, epochs: 1, batch_size: 4, lr: 1e-3, trainable: [projector]}}
-  stage_2: {{split: qa, epochs: 2, batch_size: 4, lr: 1e-3, trainable: [low_level, middle_level, projector]}}
-  stage_3: {{split: qa, epochs: 2, batch_size: 4, lr: 1e-3, lora_rank: 2,
-             trainable: [facial_encoder, middle_level, high_level, language_model]}}
+  stage_2: {{split: qa, epochs: 4, batch_size: 4, lr: 1e-3, trainable: [low_level, middle_level, projector]}}
+  stage_3: {{split: qa, epochs: 2, batch_size: 4, lr: 1e-3, lora_rank: 2, loss: samples, max_grad_norm: 0,
+             group_by_length: true, trainable: [facial_encoder, middle_level, high_level, language_model]}}
 """  # noqa: E501
 
 
@@ -122,17 +124,31 @@ def metrics(output: Path, number: int) -> dict:
     return json.loads((output / f"stage-{number}" / "metrics.json").read_text())
 
 
+def curve(output: Path, number: int, tag: str) -> list[float]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = output / f"stage-{number}" / "tensorboard"
+    assert len(list(folder.iterdir())) == 1  # one rank writes
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [event.value for event in events.Scalars(tag)]
+
+
 def assert_same_losses(output: Path, alone: Path) -> None:
     for number in (2, 3):
         ours, expected = metrics(output, number), metrics(alone, number)
-        assert ours["steps"] == expected["steps"] == 6
+        for tag in ("train/loss", "train/grad_norm", "train/mean_token_accuracy"):
+            values = curve(alone, number, tag)
+            assert len(values) == STEPS[number]
+            assert curve(output, number, tag) == pytest.approx(values, rel=1e-3, abs=1e-6), tag
+        assert ours["steps"] == expected["steps"] == STEPS[number]
         assert ours["epoch_losses"] == pytest.approx(expected["epoch_losses"], abs=TOLERANCE)
         for split in ("train", "train_swapped_clips", "held_out"):
             loss = expected[split]["loss"]
             assert ours[split]["loss"] == pytest.approx(loss, abs=TOLERANCE), split
         # It has moved by far more than the tolerance.
-        first, second = expected["epoch_losses"]
-        assert abs(first - second) > 100 * TOLERANCE
+        first, *_, last = expected["epoch_losses"]
+        assert abs(first - last) > 100 * TOLERANCE
     # The last stage's adapters are merged, and what nobody trains is what it was.
     names = load_file(output / "stage-3" / "model.safetensors")
     before = load_file(alone / "stage-1" / "model.safetensors")
@@ -146,27 +162,31 @@ def assert_same_losses(output: Path, alone: Path) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["sft.micro_batch_size=1"],
-        [f"sft.deepspeed={ROOT}/configs/deepspeed/zero3.json", "sft.gradient_checkpointing=true"],
+        ["sft.gradient_checkpointing=true"],
+        [f"sft.deepspeed={ROOT}/configs/deepspeed/zero3.json", "sft.micro_batch_size=1"],
     ],
     ids=["plain", "zero3"],
 )
 def test_two_ranks_lose_what_one_process_loses(overrides, train, first_stage, alone, tmp_path):
     output = tmp_path / "sft"
     shutil.copytree(first_stage, output)
-    said = train(output, *overrides)
+    for number in (2, 3):
+        said = train(output, *overrides, f"--stage={number}")
+        assert said.count("policy: ") == 1  # one rank speaks
     assert_same_losses(output, alone)
-    assert said.count("policy: ") == 1  # one rank speaks
+    assert sorted(path.name for path in (output / "stage-3").iterdir()) == sorted(
+        path.name for path in (alone / "stage-3").iterdir()
+    )
 
 
 @pytest.mark.slow
 def test_ranks_that_were_killed_go_on(train, recipe, environment, first_stage, alone, tmp_path):
-    """ZeRO 2: a checkpoint has pieces of every rank."""
+    """In mid-epoch, the second one; with ZeRO 2, whose checkpoints have pieces of every rank."""
     output = tmp_path / "sft"
     shutil.copytree(first_stage, output)
     overrides = [f"sft.deepspeed={ROOT}/configs/deepspeed/zero2.json"]
     running = subprocess.Popen(
-        command(recipe, output, *overrides, ranks=2),
+        command(recipe, output, *overrides, "--stage=2", ranks=2),
         cwd=ROOT,
         env=environment,
         start_new_session=True,
@@ -175,7 +195,7 @@ def test_ranks_that_were_killed_go_on(train, recipe, environment, first_stage, a
     )
     checkpoints = output / "stage-2.partial" / "checkpoints"
     deadline = time.monotonic() + LIMIT
-    while not (checkpoints / "checkpoint-2").exists():
+    while not (checkpoints / "checkpoint-4").exists():
         assert running.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -183,7 +203,9 @@ def test_ranks_that_were_killed_go_on(train, recipe, environment, first_stage, a
         os.kill(process, signal.SIGKILL)
     running.wait()
     assert not (output / "stage-2").exists()
-    assert "goes on from step" in train(output, *overrides)
+    said = train(output, *overrides, "--stage=2")
+    assert re.search(r"goes on from step (4|6|8)\b", said)
+    train(output, *overrides, "--stage=3")
     assert_same_losses(output, alone)
 
 

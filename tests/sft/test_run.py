@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from common.errors import CheckpointError, ConfigError, MachineError, SampleError
 from corpus.schema import load_samples, save_samples
-from sft.finish import spread
+from sft.evaluation.stage import spread
 from sft.run import run_stages
 
 
