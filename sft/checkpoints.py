@@ -47,6 +47,7 @@ TRAINED = "trained.safetensors"
 PREFIX = "checkpoint-"  # transformers' own, so that its rotation finds them
 WRITING = ".writing"
 KEPT = 2
+_NOT_OF_DISKS = ("gloo", "NCCL", "CUDA", "onnection")
 COPIES_PER_WEIGHT = 3
 """The weight and AdamW's two moments, in float32 whatever the policy's dtype."""
 
@@ -134,10 +135,8 @@ def _disk_errors(step: int, folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        # torch.save says RuntimeError when a disk is full, and so do ranks that lose each other.
-        if isinstance(error, FaVChatError) or (
-            isinstance(error, RuntimeError) and "writ" not in str(error)
-        ):
+        # torch.save says RuntimeError when a disk is full, and so do ranks and GPUs that are lost.
+        if isinstance(error, FaVChatError) or any(word in str(error) for word in _NOT_OF_DISKS):
             raise
         raise MachineError(
             f"a checkpoint at step {step} that cannot be written to {folder} ({error})",

@@ -52,9 +52,9 @@ def trainable(
     adapted = _add_adapters(model, stage.lora_rank) if stage.lora_rank else None
     try:
         yield
-    finally:
         if adapted is not None and merge:
             model.language_model = adapted.merge_and_unload()
+    finally:
         for parameter, needed in before:
             parameter.requires_grad_(needed)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.errors import CheckpointError, MachineError
+from common.errors import CheckpointError, MachineError, TrainingError
 from sft.checkpoints import (
     Checkpoint,
     CheckpointWriter,
@@ -140,6 +140,16 @@ def test_tensors_of_another_stage_are_refused_by_name(tmp_path):
     model.norm.requires_grad_(False)
     with pytest.raises(CheckpointError, match=r"2 other tensors \(norm.bias, norm.weight\)"):
         load_trained(model, tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_kept(tmp_path, value):
+    model = Tied()
+    with torch.no_grad():
+        model.norm.weight[0] = value
+    with pytest.raises(TrainingError, match=r"1 trained tensors that are not finite \(norm.weight"):
+        save_trained(model, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

@@ -136,3 +136,10 @@ def test_questions_about_one_clip_become_conversations_in_their_order():
         {"video": "2.mp4", "sample_id": "b", "earlier": []},
     ]
     assert [row_name(row) for row in rows(samples, turns=3)] == ["a+c+d", "b"]
+
+
+def test_a_conversation_that_does_not_fit_is_divided_and_no_question_is_lost():
+    samples = [make_sample(name, "1.mp4") for name in "abcde"]
+    short = rows(samples, turns=4, fits=lambda row: len(row["earlier"]) < 2 or "e" in row_name(row))
+    assert [row_name(row) for row in short] == ["a+b", "c+d+e"]
+    assert [row_name(row) for row in rows(samples, turns=4, fits=lambda row: False)] == [*"abcde"]

@@ -11,6 +11,7 @@ import torch
 from common.errors import ConfigError, TrainingError
 from policy.features import FeatureExtractor
 from policy.freezing import PARTS
+from sft.checkpoints import CheckpointWriter
 from sft.collator import AnswerCollator
 from sft.data import rows
 from sft.evaluation.measure import mean_scores
@@ -408,3 +409,44 @@ def test_small_updates_of_bfloat16_weights_are_not_lost(built, make_trainer, pol
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     # AdamW moves a weight by about the learning rate at every one of 20 steps.
     assert max(moved.values()) == pytest.approx(20e-5, rel=0.2)
+
+
+@pytest.mark.parametrize("group_by_length", [False, True])
+def test_a_stage_of_micro_batches_goes_on_in_mid_epoch(
+    policy, samples, sft, tmp_path, group_by_length
+):
+    """Three steps an epoch, resumed after the fourth: the last weights are those of one run."""
+    from sft.trainer import StageTrainer
+
+    model, processor = policy
+    stage = dataclasses.replace(
+        sft.stage_3, trainable=["projector"], epochs=2.0, group_by_length=group_by_length
+    )
+    start = copy.deepcopy(model.projector.state_dict())
+
+    def train(name, checkpoint=None):
+        folder = tmp_path / name
+        folder.mkdir()
+        model.projector.load_state_dict(start)
+        with trainable(model, stage):
+            trainer = StageTrainer(
+                model,
+                stage=stage,
+                rows=rows(samples[1:]),
+                collator=AnswerCollator(samples, processor, FeatureExtractor(model, processor)),
+                tokenizer=processor.tokenizer,
+                seed=5,
+                folder=folder,
+                tensorboard=False,
+                checkpoints=CheckpointWriter(folder, fingerprint="f", every=4),
+                scale=Scale(micro_batch_size=1),
+            )
+            trainer.train(resume_from_checkpoint=checkpoint)
+        assert trainer.state.global_step == 6
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        return losses, copy.deepcopy(model.projector.state_dict())
+
+    losses, weights = train("whole")
+    resumed, after = train("resumed", str(tmp_path / "whole" / "checkpoints" / "checkpoint-4"))
+    assert resumed == losses
+    assert all(weights[name].equal(after[name]) for name in weights)
