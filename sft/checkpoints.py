@@ -30,8 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.errors import CheckpointError, FaVChatError, MachineError, TrainingError
+from common.errors import CheckpointError, FaVChatError, MachineError
 from sft.config import StageConfig
+from sft.finite import refuse_not_finite
 from sft.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -206,13 +207,7 @@ def save_trained(
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = trained_tensors(model, state_dict)
-    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    if broken:
-        raise TrainingError(
-            f"{len(broken)} trained tensors that are not finite ({', '.join(broken[:3])})",
-            "an update keeps weights finite",
-            "lower the stage's lr, or raise its warmup_fraction",
-        )
+    refuse_not_finite(tensors, what="trained weights", key="the stage")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TRAINED)
 
 

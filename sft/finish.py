@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 from sft.config import SftConfig
 from sft.data import Row, rows, rows_with_swapped_clips
 from sft.evaluation.records import Evaluation
-from sft.evaluation.stage import evaluate_stage, evaluation_metrics, keep_evaluation, spread
+from sft.evaluation.stage import (
+    can_evaluate,
+    evaluate_stage,
+    evaluation_metrics,
+    keep_evaluation,
+    spread,
+)
 from sft.finite import refuse_not_finite
 from sft.fit import CLIPS_IN_MEMORY, Fitted
 from sft.folders import POLICY, encode_metrics, partial_folder, publish, writable
@@ -54,9 +60,9 @@ def finish(
     )
     read_clip = functools.lru_cache(CLIPS_IN_MEMORY)(FeatureExtractor(model, processor, cache))
     evaluation = None
-    if sft.evaluate:
-        usable = fitted.held_out.samples
-        evaluation = evaluate_stage(plan, sft, model, processor, read_clip, usable)
+    usable = fitted.held_out.samples
+    if sft.evaluate and can_evaluate(plan, usable):
+        evaluation = evaluate_stage(sft, model, processor, read_clip, usable)
     metrics = _metrics(plan, sft, model, processor, read_clip, fitted, evaluation)
     metrics["feature_cache"] = cache.metrics()
     encode_metrics(metrics)  # refuses what is not finite before anything is written
@@ -91,8 +97,9 @@ def _metrics(
         return scores and {name: round(value, 4) for name, value in scores.items()}
 
     if evaluation is not None:
-        on_held_out = evaluation_metrics(evaluation)
+        on_held_out, num_held_out = evaluation_metrics(evaluation), len(evaluation.answers)
     else:
+        num_held_out = len(held_out)
         on_held_out = {"held_out": measured(rows(held_out), "held-out losses")}
     return {
         "stage": plan.number,
@@ -102,7 +109,7 @@ def _metrics(
         "steps": fitted.steps,
         "epoch_losses": fitted.epoch_losses,
         "train_seconds": fitted.train_seconds,
-        "measured": {"train": len(trained_on), "held_out": len(held_out)},
+        "measured": {"train": len(trained_on), "held_out": num_held_out},
         "train": measured(rows(trained_on), "losses"),
         "train_swapped_clips": measured(
             rows_with_swapped_clips(trained_on), "losses with other clips"

@@ -22,6 +22,8 @@ import errno
 import hashlib
 import json
 import logging
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +32,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from common.errors import CheckpointError, MachineError, TrainingError
+from common.errors import CheckpointError, FaVChatError, MachineError, TrainingError
 from corpus.schema import Sample
 from policy.config import PolicyConfig
 from sft import checkpoints
@@ -205,28 +207,32 @@ def writable(folder: Path) -> Iterator[None]:
     Raises:
         MachineError: for want of room or of permission.
     """
-    from safetensors import SafetensorError
-
     try:
         yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise _no_room(folder, error.strerror) from error
-        raise MachineError(
-            f"{folder} ({error.strerror})",
-            "it is a folder that can be created, written and deleted",
-            "set its permissions right, or set sft.output_dir to another folder",
-        ) from error
-    except SafetensorError as error:  # has no number; smaller files have been written before
-        raise _no_room(folder, str(error)) from error
+    except Exception as error:  # tokenizers raises none narrower when a disk is full
+        number = _system_error(error)
+        if number is None:
+            raise
+        if number in _NO_ROOM:
+            rule = "the disk of sft.output_dir has room for the stages and their checkpoints"
+            fix = (
+                "free some room and run the same command again: it goes on from the newest "
+                "checkpoint"
+            )
+        else:
+            rule = "it is a folder that can be created, written and deleted"
+            fix = "set its permissions right, or set sft.output_dir to another folder"
+        raise MachineError(f"{folder} ({os.strerror(number)})", rule, fix) from error
 
 
-def _no_room(folder: Path, what: str) -> MachineError:
-    return MachineError(
-        f"{folder} ({what})",
-        "the disk of sft.output_dir has room for the stages and their checkpoints",
-        "free some room and run the same command again: it goes on from the newest checkpoint",
-    )
+def _system_error(error: Exception) -> int | None:
+    """The system's number of an error; safetensors and tokenizers have it in their text alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    if isinstance(error, FaVChatError):  # has its own fix
+        return None
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def _keep_only(folder: Path, *names: str) -> None:

@@ -98,6 +98,7 @@ def run_stages(
                 cache = _feature_cache(policy)
                 ranks.on_main(functools.partial(evaluate_finished, plan, sft, policy, cache))
         ranks.on_main(lambda: _report(output_dir))
+    ranks.leave()
     return output_dir / f"stage-{numbers[-1]}"
 
 

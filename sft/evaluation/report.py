@@ -128,7 +128,7 @@ def to_markdown(table: Sequence[Sequence[str]]) -> str:
 
 
 def write_report(folder: Path, evaluations: Mapping[str, Evaluation]) -> Path:
-    """``evaluation.md`` in ``folder``: the table over stages, then the last one's answers; atomic."""
+    """``evaluation.md`` in ``folder``: the table over stages, the last one's answers; atomic."""
     path = folder / REPORT_FILE
     *_, last = evaluations.values()
     answers = answers_table(pick_answers(last.answers))

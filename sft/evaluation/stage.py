@@ -57,30 +57,32 @@ def settings_of(sft: SftConfig) -> dict[str, Any]:
     }
 
 
+def can_evaluate(plan: StagePlan, usable: Sequence[Sample]) -> bool:
+    """Whether there are held-out samples; the log warns of none.
+
+    Args:
+        usable: those of ``plan.held_out`` that can be used.
+    """
+    if not usable:
+        logger.warning(
+            "stage %d is not evaluated: none of the %d samples of the split %s can be used",
+            plan.number,
+            len(plan.held_out),
+            Split.HELD_OUT,
+        )
+    return bool(usable)
+
+
 def evaluate_stage(
-    plan: StagePlan,
     sft: SftConfig,
     model: FaVChatForConditionalGeneration,
     processor: FaVChatProcessor,
     read_clip: Callable[[str], ClipInputs],
     usable: Sequence[Sample],
-) -> Evaluation | None:
-    """Evaluate the stage's policy on held-out samples; None, and a warning, without any.
-
-    Args:
-        usable: those of ``plan.held_out`` that can be used.
-    """
+) -> Evaluation:
+    """Evaluate a stage's policy on those of ``usable`` that the recipe asks for."""
     from sft.evaluation.measure import EvaluationOptions, evaluate
 
-    if not usable:
-        logger.warning(
-            "stage %d is not evaluated: %d of the %d samples of the split %s can be used",
-            plan.number,
-            len(usable),
-            len(plan.held_out),
-            Split.HELD_OUT,
-        )
-        return None
     options = EvaluationOptions(
         batch_size=sft.evaluation_batch_size,
         max_new_tokens=sft.max_answer_tokens,
@@ -135,15 +137,14 @@ def evaluate_finished(
         return
     metrics = _load_metrics(plan.folder)
     usable = [sample for sample in plan.held_out if sample.sample_id not in metrics["skipped"]]
-    if usable:
-        logger.info("stage %d is finished and evaluated again: %s", plan.number, reason)
-        check_weights(plan.folder)
+    if not can_evaluate(plan, usable):
+        return
+    logger.info("stage %d is finished and evaluated anew: %s", plan.number, reason)
+    check_weights(plan.folder)
     model, processor = load_policy(plan.folder, dtype=getattr(torch, policy.dtype))
     extractor = FeatureExtractor(model.to(this_device()), processor, cache)
     read_clip = functools.lru_cache(CLIPS_IN_MEMORY)(extractor)
-    evaluation = evaluate_stage(plan, sft, model, processor, read_clip, usable)
-    if evaluation is None:
-        return
+    evaluation = evaluate_stage(sft, model, processor, read_clip, usable)
     metrics["measured"] = metrics.get("measured", {}) | {"held_out": len(evaluation.answers)}
     text = encode_metrics(metrics | evaluation_metrics(evaluation))
     with writable(plan.folder):

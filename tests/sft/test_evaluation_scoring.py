@@ -204,6 +204,7 @@ def make_evaluation(**changes) -> Evaluation:
         },
         "answers": answers,
         "skipped": {"c": "no video"},
+        "settings": {"max_answer_tokens": 32, "ablations": ["swapped_clips"]},
     }
     return Evaluation(**fields | changes)
 
@@ -220,5 +221,5 @@ def test_evaluations_survive_json(tmp_path, changes):
 def test_a_damaged_evaluation_is_named(tmp_path, text):
     if text is not None:
         (tmp_path / "evaluation.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"evaluation\.json.*evaluate the stage again"):
+    with pytest.raises(CheckpointError, match=r"evaluation\.json.*the stage is evaluated again"):
         load_evaluation(tmp_path)

@@ -1,18 +1,23 @@
 """Stage folders: fingerprints, atomic publishing, locks and room."""
 
 import dataclasses
+import errno
 import json
+import math
+import os
+import resource
 import shutil
 
 import pytest
 
-from common.errors import CheckpointError, MachineError
+from common.errors import CheckpointError, MachineError, TrainingError
 from corpus.schema import FacialTargets, Sample
 from policy.config import PolicyConfig
 from sft.checkpoints import CheckpointWriter
 from sft.config import StageConfig
 from sft.folders import (
     check_room,
+    check_weights,
     clear_away,
     finished_fingerprint,
     open_partial,
@@ -20,6 +25,7 @@ from sft.folders import (
     publish,
     stage_fingerprint,
     training_fingerprint,
+    writable,
 )
 
 
@@ -125,6 +131,102 @@ def test_publish_replaces_the_older_stage_and_clears_up(tmp_path):
     assert finished_fingerprint(folder) == "print-new"
     assert [path.name for path in tmp_path.iterdir()] == ["stage-1"]
     assert not (folder / "checkpoints").exists()
+
+
+def publish_weights(folder, content="abc", **metrics):
+    partial, _ = open_partial(folder, fingerprint="f")
+    (partial / "policy").mkdir()
+    (partial / "policy" / "model.safetensors").write_text(content)
+    publish(folder, fingerprint="print", stage=1, metrics={"stage": 1, **metrics})
+    return folder / "model.safetensors"
+
+
+def test_the_marker_tells_damaged_weights(tmp_path):
+    folder = tmp_path / "stage-1"
+    weights = publish_weights(folder)
+    # SHA-256 of "abc": FIPS 180-2, appendix B.1
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    marker = json.loads((folder / "stage.json").read_text())
+    assert marker["weights"] == {"model.safetensors": {"bytes": 3, "sha256": digest}}
+    assert finished_fingerprint(folder) == "print"
+    check_weights(folder)
+
+    weights.write_text("abd")
+    assert finished_fingerprint(folder) == "print"
+    with pytest.raises(CheckpointError, match=r"not what was written.*delete .*stage-1 and run"):
+        check_weights(folder)
+    weights.write_text("ab")
+    with pytest.raises(CheckpointError, match=r"has 2 of 3 bytes.*delete .*stage-1 and run"):
+        finished_fingerprint(folder)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match="has 0 of 3 bytes"):
+        finished_fingerprint(folder)
+    with pytest.raises(CheckpointError, match="not what was written"):
+        check_weights(folder)
+
+    del marker["weights"]
+    (folder / "stage.json").write_text(json.dumps(marker))
+    assert finished_fingerprint(folder) == "print"
+    check_weights(folder)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_metrics_that_are_not_finite_are_not_published(tmp_path, number):
+    folder = tmp_path / "stage-1"
+    with pytest.raises(TrainingError, match=r"lower sft\.stage_1\.lr"):
+        publish_weights(folder, train={"loss": number})
+    assert not folder.exists()
+    publish_weights(folder, train={"loss": 1.5})
+    assert json.loads((folder / "metrics.json").read_text())["train"] == {"loss": 1.5}
+
+
+def test_a_disk_that_fills_while_a_stage_is_published_keeps_the_older_one(tmp_path):
+    """The limit on a file's size makes the system refuse to write, as a full disk does."""
+    folder = tmp_path / "stage-1"
+    publish_weights(folder, "old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(MachineError, match=r"too large.*free some room and run the same"):
+            publish_weights(folder, "new", note="x" * 200)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (folder / "model.safetensors").read_text() == "old"
+    assert finished_fingerprint(folder) == "print"
+
+
+@pytest.mark.parametrize(
+    ("code", "fix"),
+    [
+        (errno.ENOSPC, "free some room"),
+        (errno.EDQUOT, "free some room"),
+        (errno.EACCES, "set its permissions right"),
+        (errno.EROFS, "set its permissions right"),
+    ],
+)
+def test_want_of_room_and_want_of_permission_have_their_own_fix(tmp_path, code, fix):
+    with pytest.raises(MachineError) as caught, writable(tmp_path):
+        raise OSError(code, os.strerror(code))
+    assert caught.value.fix.startswith(fix)
+    assert caught.value.received == f"{tmp_path} ({os.strerror(code)})"
+
+
+def test_a_tokenizer_that_does_not_fit_is_want_of_room_and_other_errors_pass(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    tokenizer = Tokenizer(models.WordLevel({f"word {n}": n for n in range(2**14)}, "word 0"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
+    try:
+        with pytest.raises(MachineError, match="free some room"), writable(tmp_path):
+            tokenizer.save(str(tmp_path / "tokenizer.json"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    own = CheckpointError("x (os error 28)", "a", "b")
+    for error in (ValueError("no number"), own):
+        with pytest.raises(type(error)) as caught, writable(tmp_path):
+            raise error
+        assert caught.value is error
 
 
 def test_a_finished_stage_loses_the_checkpoints_that_a_killed_run_left_in_it(tmp_path):

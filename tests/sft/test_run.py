@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from common.errors import CheckpointError, ConfigError, MachineError, SampleError
+from common.errors import CheckpointError, ConfigError, MachineError, SampleError, TrainingError
 from corpus.schema import load_samples, save_samples
+from sft.evaluation.records import load_evaluation
 from sft.evaluation.stage import spread
 from sft.run import run_stages
 
@@ -229,3 +232,147 @@ def test_a_changed_corpus_is_a_changed_stage(run, corpus):
     save_samples([s for s in samples if s.sample_id != "summary-green"], path)
     run()
     assert metrics_of(folder)["samples"] == 1
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_what_a_later_stage_cannot_do_is_found_before_the_first_trains(run, sft, stage):
+    field = f"stage_{stage}"
+    recipe = getattr(sft, field)
+    with pytest.raises(ConfigError, match=rf"sft\.stage_{stage}\.split=foo"):
+        run((1, 2, 3), **{field: dataclasses.replace(recipe, split="foo")})
+    with pytest.raises(ConfigError, match=r"batch_size=5, .*sft\.micro_batch_size=2"):
+        run((1, 2, 3), micro_batch_size=2, **{field: dataclasses.replace(recipe, batch_size=5)})
+    assert [path.name for path in Path(sft.output_dir).iterdir()] == [".lock"]
+
+
+def test_deepspeed_trains_one_stage_in_a_process(run, sft, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    config = str(Path(__file__).parents[2] / "configs" / "deepspeed" / "zero2.json")
+    with pytest.raises(ConfigError, match=r"stages 1, 2, 3 to train.*`--stage 1`, then 2, then 3"):
+        run((1, 2, 3), deepspeed=config)
+    assert [path.name for path in Path(sft.output_dir).iterdir()] == [".lock"]
+
+
+def test_several_gpus_want_a_launcher(run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with pytest.raises(ConfigError, match=r"4 visible GPUs.*-per-node 4 .*CUDA_VISIBLE_DEVICES=0"):
+        run((2,))
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(CheckpointError, match="stages from 2 without"):  # the next check
+        run((2,))
+
+
+def test_a_stage_whose_weights_are_not_finite_is_not_published(run, sft):
+    stage = dataclasses.replace(sft.stage_1, lr=1e38, schedule="constant", max_grad_norm=0.0)
+    with pytest.raises(
+        TrainingError, match=r"stage 1 with .*not finite \(.*lower sft\.stage_1\.lr"
+    ):
+        run(stage_1=stage)
+    assert not (Path(sft.output_dir) / "stage-1").exists()
+
+
+def test_a_disk_that_fills_while_the_policy_is_saved_is_a_machine_error(run, sft, tmp_path):
+    """The limit on a file's size makes the system refuse to write, as a full disk does."""
+    size = (run() / "model.safetensors").stat().st_size
+    again = {"output_dir": str(tmp_path / "again"), "evaluate": False, "checkpoint_every": 0}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, limits[1]))
+    try:
+        with pytest.raises(
+            MachineError, match=r"stage-1\.partial .*free some room and run the same"
+        ):
+            run(**again)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "again" / "stage-1").exists()
+    assert run(**again).exists()
+
+
+def assert_same_evaluation(folder: Path, expected: Path) -> None:
+    """But for the last bits of sums: weights that were read lie elsewhere in memory."""
+    found, wanted = load_evaluation(folder), load_evaluation(expected)
+    assert found.settings == wanted.settings
+    assert [record.answer for record in found.answers] == [r.answer for r in wanted.answers]
+    metrics, wanted_metrics = metrics_of(folder), metrics_of(expected)
+    assert metrics["evaluation"] == pytest.approx(wanted_metrics["evaluation"], abs=2e-4)
+    assert metrics["held_out"] == pytest.approx(wanted_metrics["held_out"], abs=2e-4)
+    assert metrics["measured"] == wanted_metrics["measured"] == {"train": 2, "held_out": 1}
+    assert metrics["held_out"] == {
+        "loss": round(found.overall.loss.value, 4),
+        "token_accuracy": round(found.overall.token_accuracy.value, 4),
+    }
+
+
+@pytest.mark.slow
+def test_a_finished_stage_is_evaluated_when_its_evaluation_does_not_serve(
+    run, sft, tmp_path, caplog
+):
+    short = {"max_answer_tokens": 3, "ablations": ["swapped_clips", "no_prompt"]}
+    expected = run(output_dir=str(tmp_path / "at-once"), **short)
+    folder = run(evaluate=False, **short)
+    before, trained = metrics_of(folder), modified(folder)
+    assert "evaluation" not in before
+    assert not (folder / "evaluation.json").exists()
+    losses = metrics_of(expected)["held_out"]
+    assert before["held_out"] == pytest.approx(losses, abs=2e-4)
+
+    run(**short)
+    assert_same_evaluation(folder, expected)
+    changed = ("evaluation", "held_out")
+    kept = {name: value for name, value in metrics_of(folder).items() if name not in changed}
+    assert kept == {name: value for name, value in before.items() if name not in changed}
+
+    # How many questions are answered at a time changes nothing, nor does the ablations' order.
+    time = (folder / "evaluation.json").stat().st_mtime_ns
+    run(evaluation_batch_size=1, **{**short, "ablations": short["ablations"][::-1]})
+    assert (folder / "evaluation.json").stat().st_mtime_ns == time
+
+    (folder / "evaluation.json").write_text("{")
+    run(evaluate=False, **short)
+    assert "stage 1 is left out of the table" in caplog.text
+    assert (folder / "evaluation.json").read_text() == "{"
+    run(**short)
+    assert_same_evaluation(folder, expected)
+
+    for name, value in (("max_answer_tokens", 2), ("max_evaluated", 1), ("ablations", [])):
+        short[name] = value
+        run(**short)
+        assert load_evaluation(folder).settings[name] == value
+    assert not load_evaluation(folder).ablations
+    assert modified(folder) == trained
+
+
+def test_a_corpus_without_held_out_samples_is_said_not_to_be_evaluated(
+    run, corpus, samples, caplog
+):
+    rest = [sample for sample in samples if sample.split != "held_out"]
+    save_samples(rest, Path(corpus.path) / "samples.jsonl")
+    for _ in range(2):  # trained, and finished
+        caplog.clear()
+        assert metrics_of(run())["held_out"] is None
+        assert (
+            "stage 1 is not evaluated: none of the 0 samples of the split held_out" in caplog.text
+        )
+
+
+@pytest.mark.slow
+def test_no_stage_starts_from_damaged_weights(run):
+    folder = run()
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-1] ^= 1
+    path.write_bytes(flipped)
+    run()  # the size is right, and nothing starts from it
+    with pytest.raises(CheckpointError, match=r"safetensors is not what.*delete .*stage-1 and run"):
+        run((1, 2))
+    path.write_bytes(whole[:-1])
+    with pytest.raises(CheckpointError, match=rf"has {len(whole) - 1} of {len(whole)} bytes"):
+        run((1, 2))
+    path.write_bytes(whole)
+    marker = json.loads((folder / "stage.json").read_text())
+    del marker["weights"]
+    (folder / "stage.json").write_text(json.dumps(marker))
+    time = modified(folder)
+    assert run((1, 2)).name == "stage-2"
+    assert modified(folder) == time
