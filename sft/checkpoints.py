@@ -267,7 +267,7 @@ def _seal(folder: Path, content: dict[str, Any]) -> None:
     """Bring every file to the disk, then the marker that says what they are."""
     files = {}
     for path in _files(folder):
-        files[path.relative_to(folder).as_posix()] = {"bytes": _size(path), "sha256": _sha256(path)}
+        files[path.relative_to(folder).as_posix()] = file_record(path)
         to_disk(path)
     marker = folder / MARKER
     marker.write_text(json.dumps({**content, "files": files}, indent=2) + "\n", encoding="utf-8")
@@ -280,7 +280,7 @@ def _read_marker(folder: Path) -> dict[str, Any]:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         for name, expected in marker["files"].items():
             path = folder / name
-            if {"bytes": _size(path), "sha256": _sha256(path)} != expected:
+            if file_record(path) != expected:
                 raise ValueError(f"{name} is not what was written")
         return {"fingerprint": marker["fingerprint"], "seconds": float(marker["seconds"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -304,13 +304,11 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size
-
-
-def _sha256(path: Path) -> str:
+def file_record(path: Path) -> dict[str, Any]:
+    """Size in bytes and SHA-256 of a file, as markers keep them."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
 
 
 def to_disk(path: Path) -> None:

@@ -130,7 +130,7 @@ def check_weights(folder: Path) -> None:
     for name, written in weights.items():
         path = folder / name
         logger.info("checking %s", path)
-        if not path.is_file() or _file_record(path) != written:
+        if not path.is_file() or checkpoints.file_record(path) != written:
             raise _damaged(folder, f"{name} is not what was written")
 
 
@@ -155,12 +155,6 @@ def _damaged(folder: Path, what: str) -> CheckpointError:
         f"a finished stage has the weights that its {MARKER} names",
         f"delete {folder} and run the same command again: this stage is trained anew",
     )
-
-
-def _file_record(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
 
 
 def partial_folder(folder: Path) -> Path:
@@ -282,7 +276,7 @@ def _publish(folder: Path, *, fingerprint: str, stage: int, metrics: str) -> Non
     (partial / POLICY).rmdir()
     (partial / METRICS).write_text(metrics, encoding="utf-8")
     logger.info("hashing the weights in %s", partial)
-    weights = {path.name: _file_record(path) for path in sorted(partial.glob(WEIGHTS))}
+    weights = {path.name: checkpoints.file_record(path) for path in sorted(partial.glob(WEIGHTS))}
     marker = {"stage": stage, "fingerprint": fingerprint, "weights": weights}
     (partial / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
     for path in partial.iterdir():
