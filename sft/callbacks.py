@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import shutil
 from pathlib import Path
+from statistics import fmean
 
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
@@ -66,14 +68,15 @@ class Progress(TrainerCallback):
             self.bar.update()
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        last = state.log_history[-1]
+        epoch = math.ceil(state.epoch)
+        steps = [e for e in state.log_history if "loss" in e and math.ceil(e["epoch"]) == epoch]
         self.bar.clear()  # the bar and the log share the terminal
         logger.info(
-            "%s epoch %.3g: loss %.3f, token accuracy %.2f",
+            "%s epoch %.3g: mean loss %.3f, token accuracy %.2f",
             Path(args.output_dir).stem,
             state.epoch,
-            last["loss"],
-            last["mean_token_accuracy"],
+            fmean(step["loss"] for step in steps),
+            fmean(step["mean_token_accuracy"] for step in steps),
         )
 
     def on_train_end(self, args, state, control, **kwargs):
