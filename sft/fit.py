@@ -92,7 +92,6 @@ def fit(
         gradient_checkpointing=sft.gradient_checkpointing,
         deepspeed=sft.deepspeed,
     )
-    scale.divide(plan.config.batch_size)
     set_seed(sft.seed)  # adapters start at random: the same whichever stages this run has done
     with trainable(model, plan.config, merge=not sft.deepspeed):
         if sft.deepspeed:  # keeps float32 weights of its own
@@ -147,8 +146,6 @@ def _train(
     trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
     if sft.deepspeed:
         _bring_together(trainer, partial / SHARDED)
-    else:  # accelerate has put its autocast over the forward, which would outlive the training
-        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     return Fitted(
         training=training,
         held_out=held_out,

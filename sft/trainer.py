@@ -156,9 +156,19 @@ class StageTrainer(SFTTrainer):
             ],
         )
         self.remove_callback(PrinterCallback)
-        # SFTTrainer has just put its fused head over the model's forward, which would outlive it.
-        model.__dict__.pop("forward", None)
+        self._give_back_forward()  # SFTTrainer has just put its fused head over it
         self._checkpointed = _checkpointed_layers(model) if scale.gradient_checkpointing else []
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; in half precision the model is left without the autocast around its forward."""
+        result = super().train(*args, **kwargs)
+        self._give_back_forward()
+        return result
+
+    def _give_back_forward(self) -> None:
+        """Wrappers of the model's own forward would outlive this trainer."""
+        for name in ("forward", "_original_forward"):
+            self.model.__dict__.pop(name, None)
 
     def compute_loss(
         self,

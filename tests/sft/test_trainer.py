@@ -407,6 +407,7 @@ def test_small_updates_of_bfloat16_weights_are_not_lost(built, make_trainer, pol
         assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
         assert any(p.dtype == torch.bfloat16 for p in model.parameters())
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert "forward" not in model.__dict__  # no autocast stays around it
     # AdamW moves a weight by about the learning rate at every one of 20 steps.
     assert max(moved.values()) == pytest.approx(20e-5, rel=0.2)
 
